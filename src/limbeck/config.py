@@ -1,0 +1,442 @@
+"""The whole run as frozen pydantic models: YAML in, `extends:` and `--set a.b=c` applied, unknown keys refused.
+
+One recipe is one file. Each field carries its unit and its reason; a default lives here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from limbeck.errors import ConfigError
+from limbeck.files import atomic_write
+
+# The default retrieval instruction of Qwen3-Embedding, the only one that the paper's teacher sees in stage 1.
+QWEN3_QUERY_INSTRUCTION = "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:"
+
+
+class Section(BaseModel):
+    """Base of every part of a recipe: immutable, and a misspelt key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+# --------------------------------------------------------------------------------------------- data
+
+
+class Columns(Section):
+    """Which field of a row fills which part of an example. Absent = the example has no such part.
+
+    A row with `query` and `document` is a pair, plus `negatives` a triplet, plus `score` a scored pair; one with
+    `text` is a text, plus `labels` a labelled text. `negatives` and `labels` may name one column holding a list, one
+    column holding one string, or several columns.
+    """
+
+    query: str | None = None
+    document: str | None = None
+    negatives: str | list[str] | None = None
+    score: str | None = None
+    text: str | None = None
+    labels: str | list[str] | None = None
+    title: str | None = None  # joined in front of the document as "title. document" when the row has one
+    lang: str | None = None  # a column holding a language tag; `lang` of the source is used where it is empty
+    teacher_query: str | None = None  # what the teacher reads in place of the query (e.g. its English original)
+    teacher_document: str | None = None
+    teacher_text: str | None = None
+
+    @model_validator(mode="after")
+    def _one_shape(self) -> Columns:
+        pair, text = bool(self.query or self.document), bool(self.text)
+        if pair == text:
+            raise ValueError("map either `query` and `document`, or `text`")
+        if pair and not (self.query and self.document):
+            raise ValueError("a pair needs both `query` and `document`")
+        if self.labels and not text:
+            raise ValueError("`labels` goes with `text`")
+        if (self.negatives or self.score) and not pair:
+            raise ValueError("`negatives` and `score` go with `query` and `document`")
+        return self
+
+
+class FileSource(Section):
+    """JSONL, JSONL.GZ, Parquet or CSV files; the kind is told by the ending."""
+
+    type: Literal["file"] = "file"
+    name: str
+    path: str | list[str]  # a path or glob, or several
+    columns: Columns
+    weight: float = Field(default=1.0, gt=0)  # times that a row is drawn in one pass: 2 = twice, 0.5 = every other row
+    lang: str | None = None  # BCP 47 tag of the texts, e.g. "de"
+    score_range: tuple[float, float] | None = None  # declared minimum and maximum of `score`; outside it = malformed
+    max_rows: int | None = Field(default=None, gt=0)  # the first so many rows
+    max_malformed: int = Field(default=0, ge=0)  # rows skipped (counted, reported) before the run stops; 0 = at first
+
+
+class HubSource(Section):
+    """A Hugging Face dataset: a hub name, or a folder that `datasets` can read."""
+
+    type: Literal["hub"] = "hub"
+    name: str
+    dataset: str
+    subset: str | None = None
+    split: str = "train"
+    revision: str | None = None
+    columns: Columns
+    weight: float = Field(default=1.0, gt=0)
+    lang: str | None = None
+    score_range: tuple[float, float] | None = None
+    max_rows: int | None = Field(default=None, gt=0)
+    max_malformed: int = Field(default=0, ge=0)
+
+
+class PythonDocsSource(Section):
+    """Docstrings of the Python packages installed here, read by parsing their sources. Pairs summary → rest."""
+
+    type: Literal["python-docs"] = "python-docs"
+    name: str = "python-docs"
+    packages: list[str] | None = None  # import names, e.g. ["numpy"]; None = the standard library and all installed
+    paths: list[str] | None = None  # folders of .py files to read instead of the installed packages
+    weight: float = Field(default=1.0, gt=0)
+    questions: float = Field(default=0.0, ge=0, le=1)  # share of queries turned into a question about the summary
+    max_document_chars: int = Field(default=1000, gt=0)  # documents are cut here, at a word
+    max_rows: int | None = Field(default=None, gt=0)  # a stable sample (by hash of the document) of so many pairs
+
+
+class DebianPackagesSource(Section):
+    """Package descriptions and translations that `apt` keeps on Debian and Ubuntu."""
+
+    type: Literal["debian-packages"] = "debian-packages"
+    name: str = "debian-packages"
+    languages: list[str] | None = None  # as apt names them: ["en", "de", "pt_BR"]; None = whatever is there
+    pairs: Literal["title-text", "parallel", "section"] = "title-text"  # section = text with its section as label
+    teacher_reads_english: bool = False  # title-text pairs: the teacher reads the English original of a translation
+    fetch_into: str | None = None  # private folder that the user's own apt fills with the package lists; None = read
+    # the system's lists
+    weight: float = Field(default=1.0, gt=0)
+    max_rows: int | None = Field(default=None, gt=0)
+
+
+Source = Annotated[FileSource | HubSource | PythonDocsSource | DebianPackagesSource, Field(discriminator="type")]
+
+
+class Data(Section):
+    """Where the texts come from and how they are cleaned and split."""
+
+    sources: list[Source] = Field(min_length=1)
+    heldout_fraction: float = Field(default=0.02, ge=0, lt=1)  # share of documents kept from training, by stable hash
+    heldout_max: int | None = Field(default=None, gt=0)  # at most so many held-out examples per source, by that hash
+    # MinHash Jaccard over word 5-grams; None = exact duplicates only
+    near_duplicate_threshold: float | None = Field(default=0.8, gt=0, le=1)
+    min_chars: int = Field(default=1, ge=1)  # shorter texts are dropped, and counted
+
+    @field_validator("sources")
+    @classmethod
+    def _unique_names(cls, sources: list[Any]) -> list[Any]:
+        names = [s.name for s in sources]
+        if len(set(names)) != len(names):
+            raise ValueError(f"source names must differ, got {names}: set `name:` on each")
+        return sources
+
+
+# ------------------------------------------------------------------------------------------ teacher
+
+
+class Teacher(Section):
+    """The model that is imitated."""
+
+    type: Literal["sentence-transformers", "package", "openai"] = "sentence-transformers"
+    model: str  # hub id or folder; for `package` the PyPI name; for `openai` the model field of the request
+    revision: str | None = None  # hub revision; part of the key of every stored vector
+    dim: int = Field(gt=0)  # width of the teacher's vectors
+    max_tokens: int | None = Field(default=None, gt=0)  # the teacher truncates longer texts; None = its own limit
+    query_instruction: str = ""  # put in front of every query
+    document_instruction: str = ""
+    batch_tokens: int = Field(default=16384, gt=0)  # padded tokens of one forward pass
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto = bf16 where the machine computes in it
+    trust_remote_code: bool = False
+    # Weights in the transformer layers; only `limbeck plan` reads it, when the model itself is not at hand
+    parameters: int | None = Field(default=None, gt=0)
+    base_url: str | None = None  # openai only: e.g. "http://localhost:8080/v1"
+    api_key_env: str = "OPENAI_API_KEY"  # openai only: name of the environment variable that holds the key
+    requests_per_minute: float | None = Field(default=None, gt=0)  # openai only
+    texts_per_request: int = Field(default=128, gt=0)  # openai only
+    concurrency: int = Field(default=4, gt=0)  # openai only: requests in flight
+    timeout_seconds: float = Field(default=60.0, gt=0)
+    max_retries: int = Field(default=6, ge=0)
+    store: str = "runs/teacher-store"  # vectors are kept here, shared between runs
+
+    @model_validator(mode="after")
+    def _endpoint(self) -> Teacher:
+        if self.type == "openai" and not self.base_url:
+            raise ValueError("an openai teacher needs `base_url`")
+        return self
+
+
+# ------------------------------------------------------------------------------------------ student
+
+
+class Rope(Section):
+    """Rotary position embedding: one theta while training, another at inference (paper, stage 1)."""
+
+    train_theta: float | None = Field(default=None, gt=0)  # None = as the backbone was made
+    inference_theta: float | None = Field(default=None, gt=0)  # None = the training theta
+
+
+class Fresh(Section):
+    """Shape of a Qwen3-style decoder made from nothing but the teacher's tokenizer and token embeddings."""
+
+    hidden_size: int = Field(default=256, gt=0)
+    layers: int = Field(default=4, gt=0)
+    heads: int = Field(default=4, gt=0)
+    kv_heads: int = Field(default=4, gt=0)
+    head_dim: int = Field(default=64, gt=0)
+    intermediate_size: int = Field(default=768, gt=0)
+    causal: bool = True  # False = every token sees every other
+    token_embeddings: Literal["pca", "random"] = "pca"  # pca = the teacher's, reduced to hidden_size
+
+
+class Pruned(Section):
+    """A copy of chosen layers of a transformer (usually the teacher)."""
+
+    source: str | None = None  # hub id or folder; None = the teacher
+    layers: list[int] = Field(min_length=1)  # indices into the source's layers, in the order wanted
+    rope: bool = True  # a BERT becomes a rotary one: same weights, absolute positions replaced by RoPE
+    pool_attention: bool = False  # last layer starts as an average over the text, so that last-token pooling starts
+    # where mean pooling would
+
+
+class Student(Section):
+    """The model that is trained: a backbone and how its tokens become one vector."""
+
+    init: Literal["pretrained", "fresh", "pruned", "random"] = "pretrained"  # random = the shape of `model`, no weights
+    model: str | None = None  # hub id or folder, for `pretrained` and `random`
+    revision: str | None = None
+    config: dict[str, Any] | None = None  # overrides of the backbone's config; with `random`, the whole config will do
+    fresh: Fresh | None = None
+    pruned: Pruned | None = None
+    tokenizer: str | None = None  # None = the backbone's own, or the teacher's for `fresh` and `pruned`
+    pooling: Literal["last", "mean", "cls"] = "last"
+    max_tokens: int = Field(default=512, gt=1)  # texts are truncated here, at inference too
+    dims: list[int] = Field(min_length=1)  # Matryoshka prefixes, ascending; the last one is the full width
+    rope: Rope = Rope()
+    trust_remote_code: bool = False
+
+    @model_validator(mode="after")
+    def _complete(self) -> Student:
+        needed = {"pretrained": "model", "fresh": "fresh", "pruned": "pruned", "random": "model"}[self.init]
+        if getattr(self, needed) is None and not (self.init == "random" and self.config):
+            raise ValueError(f"init: {self.init} needs `{needed}:`")
+        if sorted(set(self.dims)) != self.dims or self.dims[0] < 1:
+            raise ValueError(f"dims must be positive and ascending, got {self.dims}")
+        return self
+
+
+# ------------------------------------------------------------------------------------------- stages
+
+
+class Optimizer(Section):
+    """AdamW with linear warm-up and cosine decay."""
+
+    learning_rate: float = Field(default=1e-4, gt=0)
+    projection_learning_rate: float | None = Field(default=None, gt=0)  # None = the same
+    weight_decay: float = Field(default=0.01, ge=0)  # on matrices only, not on norms and biases
+    betas: tuple[float, float] = (0.9, 0.98)
+    clip_norm: float = Field(default=1.0, gt=0)
+    warmup_steps: int = Field(default=500, ge=0)  # optimizer steps, not micro-batches
+    final_fraction: float = Field(default=0.0, ge=0, le=1)  # learning rate at the last step, as a share of the peak
+
+
+class Distill(Section):
+    """Stage 1: the student, projected up, points where the teacher points. Loss 1 − cos, both sides of the pair."""
+
+    steps: int = Field(gt=0)  # optimizer steps
+    tokens_per_step: int = Field(default=16384, gt=0)  # real (unpadded) tokens of one optimizer step, over all devices
+    # Padded tokens of one forward pass on one device: the memory dial
+    tokens_per_micro_batch: int = Field(default=16384, gt=0)
+    max_tokens: int | None = Field(default=None, gt=1)  # training truncates texts here; None = student.max_tokens
+    train_token_embeddings: bool = True  # False = the look-up table stays as it was made: a tenth of a small student's
+    # step goes into it, and a copied one is already good
+    matryoshka_weights: list[float] | None = None  # one per student.dims; None = equal
+    projection_init: Literal["regression", "random"] = "regression"  # regression = least squares on a sample of texts
+    optimizer: Optimizer = Optimizer()
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto = bf16 autocast where the machine computes in it
+    compile: Literal["auto", "on", "off"] = "auto"  # auto = where the run is long enough to repay it
+    attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"  # auto = by device and length
+    gradient_checkpointing: bool = False
+    checkpoint_every: int = Field(default=500, gt=0)  # optimizer steps
+    keep_checkpoints: int = Field(default=2, gt=0)
+    log_every: int = Field(default=10, gt=0)
+
+
+class Evaluate(Section):
+    """Held-out retrieval: queries and documents of examples that training never saw."""
+
+    queries: int = Field(default=1000, gt=0)  # at most so many held-out queries per source
+    batch_tokens: int = Field(default=16384, gt=0)
+    untrained: bool = True  # also score the student as it was before the first step
+    speed_texts: int = Field(default=256, ge=0)  # texts timed for texts/s; 0 = no timing
+
+
+class Recipe(Section):
+    """One run, end to end."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
+    description: str = ""
+    out: str | None = None  # None = runs/<name>
+    seed: int = 0
+    threads: int | None = Field(default=None, gt=0)  # CPU threads; None = all cores
+    data: Data
+    teacher: Teacher
+    student: Student
+    distill: Distill
+    evaluate: Evaluate = Evaluate()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Recipe:
+        weights = self.distill.matryoshka_weights
+        if weights is not None and len(weights) != len(self.student.dims):
+            raise ValueError(
+                f"distill.matryoshka_weights has {len(weights)} values, student.dims has {len(self.student.dims)}"
+            )
+        return self
+
+    @property
+    def out_dir(self) -> Path:
+        """Where the run writes."""
+        return Path(self.out or f"runs/{self.name}")
+
+    def digest(self, *sections: str) -> str:
+        """SHA-256 (hex, 16 digits) over the named sections, or over the whole recipe: what a stage depends on."""
+        body = self.model_dump(mode="json")
+        body = {s: body[s] for s in sections} if sections else body
+        return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:16]
+
+    def save(self, path: Path) -> None:
+        """Write the resolved recipe as YAML."""
+        body = yaml.dump(self.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+        with atomic_write(path) as temporary:
+            temporary.write_text(body, encoding="utf-8")
+
+
+# ------------------------------------------------------------------------------------------ loading
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's plain values, where PyYAML reads 1.1: `1e-4` is a number; `off` and `no` (Norwegian) are texts."""
+
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes what `_Loader` reads back the same: a text that looks like `1e5` is quoted."""
+
+
+_FLOAT = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+for _class in (_Loader, _Dumper):
+    _class.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789"))
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Name → file of the recipes that come with the package."""
+    folder = resources.files("limbeck") / "recipes"
+    return {Path(str(f)).stem: Path(str(f)) for f in folder.iterdir() if str(f).endswith(".yaml")}
+
+
+def load_recipe(name_or_path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
+    """Read a recipe by shipped name ("demo") or path, apply `extends:` and then `a.b=c` overrides, validate.
+
+    Raises ConfigError: no such recipe, a circular `extends:`, a bad override, or a value that does not fit, each with
+    the place and what was expected.
+    """
+    body = _read(str(name_or_path), seen=[])
+    for override in overrides:
+        _apply(body, override)
+    try:
+        return Recipe.model_validate(body)
+    except ValidationError as error:
+        lines = [f"  {'.'.join(str(p) for p in e['loc']) or '(recipe)'}: {_explain(e)}" for e in error.errors()]
+        raise ConfigError(f"recipe {name_or_path} does not fit:\n" + "\n".join(lines)) from None
+
+
+def _explain(error: Any) -> str:
+    if error["type"] == "extra_forbidden":
+        return "unknown key; check the spelling against the fields documented in limbeck.config"
+    message = error["msg"].removeprefix("Value error, ")
+    return message if error["type"] == "missing" else f"{message}, got {error['input']!r:.80}"
+
+
+def _read(name_or_path: str, seen: list[Path], beside: Path | None = None) -> dict[str, Any]:
+    path = _locate(name_or_path, beside)
+    if path in seen:
+        raise ConfigError("circular extends: " + " -> ".join(str(p) for p in [*seen, path]))
+    try:
+        body = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(body, dict):
+        raise ConfigError(f"{path} must hold a mapping of sections, got {type(body).__name__}")
+    parent = body.pop("extends", None)
+    if parent is None:
+        return body
+    if not isinstance(parent, str):
+        raise ConfigError(f"{path}: extends must name one recipe or file, got {parent!r}")
+    return _merge(_read(parent, [*seen, path], path.parent), body)
+
+
+def _locate(name_or_path: str, beside: Path | None) -> Path:
+    # `extends:` is relative to the file that says so, whichever folder the command is run in
+    path = Path(name_or_path) if beside is None else beside / name_or_path
+    if path.is_file():
+        return path.resolve()
+    shipped = shipped_recipes()
+    if name_or_path in shipped:
+        return shipped[name_or_path]
+    raise ConfigError(f"no recipe {name_or_path!r}: give a YAML file or one of {', '.join(sorted(shipped))}")
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _apply(body: dict[str, Any], override: str) -> None:
+    key, sep, value = override.partition("=")
+    if not sep or not key:
+        raise ConfigError(f"--set expects a.b=value, got {override!r}")
+    *parents, last = key.split(".")
+    node: Any = body
+    for part in parents:
+        if isinstance(node, list) and part.isdigit() and int(part) < len(node):
+            node = node[int(part)]
+            continue
+        if not isinstance(node, dict):
+            raise ConfigError(f"--set {override}: {part!r} is not inside a section")
+        if node.get(part) is None:
+            node[part] = {}
+        node = node[part]
+    try:
+        parsed = yaml.load(value, _Loader) if value else None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override}: {value!r} is not valid YAML: {error}") from None
+    if isinstance(node, list) and last.isdigit() and int(last) < len(node):
+        node[int(last)] = parsed
+    elif isinstance(node, dict):
+        node[last] = parsed
+    else:
+        raise ConfigError(f"--set {override}: {key} is not inside a section")

@@ -1,0 +1,38 @@
+"""Every error that limbeck raises on purpose. A message says what was expected, what came, and what to do.
+
+    LimbeckError
+    ├── ConfigError     a recipe or an argument does not fit
+    ├── DataError       a source, a row or a text
+    ├── TeacherError    the teacher cannot be loaded or reached, or answers nonsense
+    ├── StoreError      the teacher store is torn, foreign or unreadable
+    ├── ModelError      a backbone, tokenizer or bundle
+    └── TrainingError   a run that cannot go on
+"""
+
+
+class LimbeckError(Exception):
+    """Base of every error that limbeck raises on purpose; the command line prints it without a traceback."""
+
+
+class ConfigError(LimbeckError):
+    """A recipe or an argument does not fit."""
+
+
+class DataError(LimbeckError):
+    """A source, a row or a text does not fit."""
+
+
+class TeacherError(LimbeckError):
+    """The teacher cannot be loaded or reached, or answers nonsense."""
+
+
+class StoreError(LimbeckError):
+    """The teacher store is torn, foreign or unreadable."""
+
+
+class ModelError(LimbeckError):
+    """A backbone, tokenizer or bundle does not fit."""
+
+
+class TrainingError(LimbeckError):
+    """A run cannot go on."""
