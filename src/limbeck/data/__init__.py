@@ -1,0 +1,1 @@
+"""Sources → typed examples → a cleaned, split, memory-mapped folder."""

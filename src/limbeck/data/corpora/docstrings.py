@@ -1,0 +1,363 @@
+"""`python-docs`: docstrings of the Python packages installed here, read by parsing their sources, never importing them.
+
+A pair is (summary line → qualified name, parameters and the rest of the docstring). What is read depends on what is
+installed, never on where: names, order and samples are the same for the same packages in another folder.
+"""
+
+from __future__ import annotations
+
+import ast
+import gc
+import logging
+import os
+import re
+import site
+import sys
+import sysconfig
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from limbeck.config import PythonDocsSource
+from limbeck.data.corpora.selection import one_document_a_query, stable_hash, stable_sample
+from limbeck.data.corpora.wording import cut, gist, plain, question, split_summary, squeeze
+from limbeck.data.examples import Pair
+from limbeck.errors import DataError
+
+log = logging.getLogger(__name__)
+
+MAX_FILE_BYTES = 2_000_000  # a source larger than this is generated data: seconds to parse, nothing to read
+MIN_SUMMARY_WORDS = 3  # "Close it." asks for nothing in particular
+MAX_SUMMARY_WORDS = 50  # a longer first sentence is a paragraph without a full stop
+MIN_BODY_WORDS = 8  # a shorter rest cannot be told from its neighbours'
+
+# Folders whose texts are about test cases, or copies of another package's.
+_SKIPPED_FOLDERS = frozenset(
+    {"test", "tests", "_tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
+    | {
+        "_vendor",
+        "_vendored",
+        "vendor",
+        "vendored",
+        "_vendored_packages",
+        "third_party",
+        "_third_party",
+        "node_modules",
+    }
+)
+_OWN_NAME = "limbeck"
+# Files that document the members of something else than their package.
+_DOCUMENTED_ELSEWHERE = {"torch._tensor_docs": "torch.Tensor"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """One documented object: its qualified name, parameter names and docstring, as they stand in the source."""
+
+    name: str
+    parameters: str | None  # "a, b, *, c"; None for a module
+    docstring: str
+
+
+def python_docs(source: PythonDocsSource) -> Iterator[Pair]:
+    """Yield summary → documentation pairs, ordered by qualified name of the module, then as they stand in the file.
+
+    Every query names one document of the corpus (see `one_document_a_query`). A share of the queries is put as a
+    question, where `source.questions` says so.
+
+    Raises:
+        DataError: a path of `source.paths` is not there, a package of `source.packages` is not installed, or no
+            docstring fit to use was found.
+    """
+    files = _chosen(source)
+    skipped: Counter[str] = Counter()
+    with _no_garbage_collection():
+        found = [pair for module, path in files for pair in _pairs_of_file(module, path, source, skipped)]
+    by_name: dict[str, Pair] = {}
+    for pair in found:
+        by_name.setdefault(pair.id, pair)  # of a name documented twice, as a property and its setter, the first
+    pairs = one_document_a_query(list(by_name.values()), gist, skipped)
+    log.info("python-docs: %d pairs from %d files; left out: %s", len(pairs), len(files), dict(sorted(skipped.items())))
+    if not pairs:
+        raise DataError(
+            f"python-docs found no docstring with a summary and {MIN_BODY_WORDS} words more in {len(files)} files of "
+            f"{_described(source)}: name other packages, or folders of sources with `paths`"
+        )
+    sample = stable_sample(pairs, source.max_rows, lambda pair: pair.document)
+    yield from (_asked(pair, source.questions) for pair in sample)
+
+
+# --------------------------------------------------------------------------------------------- files
+
+
+def _chosen(source: PythonDocsSource) -> list[tuple[str, Path]]:
+    """(module name, file) of every source to read, sorted by module name."""
+    if source.paths is not None:
+        found = [file for path in source.paths for file in _given(Path(path).expanduser())]
+    else:
+        found = [(name, path) for root in _installed_roots() for name, path in _modules(root, "", set())]
+        if source.packages is None:
+            found = [(name, path) for name, path in found if not _within(name, _OWN_NAME)]
+    if source.packages is not None:
+        missing = [p for p in source.packages if not any(_within(name, p) for name, _ in found)]
+        if missing:
+            raise DataError(
+                f"python-docs: no Python sources of {', '.join(missing)} in {_places(source)}: give import names of "
+                "installed packages (sklearn, not scikit-learn)"
+            )
+        found = [(name, path) for name, path in found if any(_within(name, p) for p in source.packages)]
+    first: dict[str, Path] = {}
+    for name, path in found:
+        first.setdefault(name, path)  # the earlier root wins, as it does for `import`
+    return sorted(first.items())
+
+
+def _installed_roots() -> list[Path]:
+    """The standard library and every folder that packages are installed into, in the order of `import`."""
+    places = sysconfig.get_paths()
+    folders = [places["stdlib"], places["purelib"], places["platlib"], *site.getsitepackages()]
+    if site.ENABLE_USER_SITE:
+        folders.append(site.getusersitepackages())
+    # Debian keeps what apt installs in dist-packages, which only sys.path knows.
+    folders += [p for p in sys.path if Path(p).name in ("site-packages", "dist-packages")]
+    return list(dict.fromkeys(Path(f).resolve() for f in folders if Path(f).is_dir()))
+
+
+def _given(path: Path) -> Iterator[tuple[str, Path]]:
+    """Sources of a folder or file that the user names, with the package that it lies in as prefix."""
+    if not path.exists():
+        raise DataError(f"python-docs: {path} does not exist: `paths` takes folders of .py files")
+    path = path.resolve()
+    if path.is_file():
+        yield _prefix(path.parent) + path.stem, path
+    else:
+        yield from _modules(path, _prefix(path), set())
+
+
+def _prefix(folder: Path) -> str:
+    """Dotted name, with a dot at its end, of the package that a folder is; "" for one that is not a package."""
+    parts: list[str] = []
+    while (folder / "__init__.py").is_file() and folder.name.isidentifier():
+        parts.append(folder.name)
+        folder = folder.parent
+    return "".join(part + "." for part in reversed(parts))
+
+
+def _modules(folder: Path, prefix: str, seen: set[tuple[int, int]]) -> Iterator[tuple[str, Path]]:
+    """(dotted name, file) of the sources below a folder; a folder reached again through a link is read once."""
+    try:
+        state = folder.stat()
+        entries = sorted(os.scandir(folder), key=lambda e: e.name)
+    except OSError as error:
+        log.warning("python-docs: cannot list %s: %s", folder, error)
+        return
+    if (state.st_dev, state.st_ino) in seen:
+        return
+    seen.add((state.st_dev, state.st_ino))
+    for entry in entries:
+        stem, dot, ending = entry.name.partition(".")
+        if not stem.isidentifier():
+            continue  # 1_Pooling, numpy.libs, x-y: cannot be imported by name
+        if ending == "py" and dot and entry.is_file():
+            if not _is_test(stem):
+                yield (prefix.rstrip(".") if stem == "__init__" and prefix else prefix + stem), Path(entry.path)
+        elif not dot and entry.name not in _SKIPPED_FOLDERS and entry.is_dir():
+            if entry.name == "_internal" and prefix.endswith("testing."):
+                continue  # torch.testing._internal: test cases that are shipped
+            yield from _modules(Path(entry.path), f"{prefix}{entry.name}.", seen)
+
+
+def _is_test(stem: str) -> bool:
+    return stem.startswith("test_") or stem.endswith(("_test", "_tests")) or stem in ("conftest", "tests", "test")
+
+
+def _within(name: str, package: str) -> bool:
+    return name == package or name.startswith(package + ".")
+
+
+def _described(source: PythonDocsSource) -> str:
+    what = f"packages {', '.join(source.packages)}" if source.packages else "all packages"
+    return f"{what} in {_places(source)}"
+
+
+def _places(source: PythonDocsSource) -> str:
+    return ", ".join(source.paths if source.paths is not None else (str(p) for p in _installed_roots()))
+
+
+# ------------------------------------------------------------------------------------------- parsing
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Syntax trees hold no cycles, and looking for some in them takes as long again as parsing."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _pairs_of_file(module: str, path: Path, source: PythonDocsSource, skipped: Counter[str]) -> list[Pair]:
+    tree = _parsed(path, skipped)
+    if tree is None:
+        return []
+    pairs = (_pair(entry, source.max_document_chars, skipped) for entry in _documented(tree, module))
+    return [pair for pair in pairs if pair is not None]
+
+
+def _parsed(path: Path, skipped: Counter[str]) -> ast.Module | None:
+    """The syntax tree of a file; None, and counted, where there is none to have or nothing to read in it."""
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            skipped["files too large"] += 1
+            return None
+        text = path.read_bytes()
+        if b'"""' not in text and b"'''" not in text:
+            return None  # a docstring with a body takes several lines
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # invalid escapes in other people's code
+            return ast.parse(text)
+    except OSError:
+        skipped["files unreadable"] += 1
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # another Python, another encoding, a template
+        skipped["files not parsed"] += 1
+    return None
+
+
+def _documented(tree: ast.Module, module: str) -> Iterator[_Entry]:
+    """The module, its public classes and functions, their public methods, in the order of the file."""
+    text = ast.get_docstring(tree, clean=False)
+    if text:
+        yield _Entry(module, None, text)
+    yield from _members(tree.body, module)
+    yield from _attached(tree.body, module)
+
+
+def _members(body: Iterable[ast.stmt], owner: str) -> Iterator[_Entry]:
+    for node in body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            if node.name.startswith("_"):
+                continue  # not for users
+            name = f"{owner}.{node.name}"
+            text = ast.get_docstring(node, clean=False)
+            if text:
+                yield _Entry(name, _parameters(node), text)
+            if isinstance(node, ast.ClassDef):
+                yield from _members(node.body, name)
+        elif isinstance(node, ast.If | ast.Try | ast.With):
+            for field in ("body", "handlers", "orelse", "finalbody"):
+                for child in getattr(node, field, ()):
+                    yield from _members(child.body if isinstance(child, ast.ExceptHandler) else [child], owner)
+
+
+def _attached(body: Iterable[ast.stmt], module: str) -> Iterator[_Entry]:
+    """Documentation of compiled functions, attached by calls such as `add_docstr(torch.abs, "…")` in numpy's way.
+
+    The object is named by an expression, or by strings: numpy's ("numpy._core", "ndarray", ("sort", text)) in full,
+    others by the last part alone, which then belongs to the package that the file lies in.
+    """
+    for node in body:
+        if not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and len(node.value.args) >= 2):
+            continue
+        if not ast.unparse(node.value.func).rpartition(".")[2].startswith(("add_newdoc", "add_docstr")):
+            continue
+        *owners, last = node.value.args
+        if isinstance(last, ast.Tuple) and len(last.elts) == 2:
+            owners.append(last.elts[0])
+            last = last.elts[1]
+        text = _literal(last)
+        name = ".".join(o.value if isinstance(o, ast.Constant) else ast.unparse(o) for o in owners)  # type: ignore
+        if not text or not name.replace(".", "").isidentifier() or name.rpartition(".")[2].startswith("_"):
+            continue
+        if "." not in name:
+            name = f"{_DOCUMENTED_ELSEWHERE.get(module) or module.rpartition('.')[0]}.{name}"
+        yield _Entry(name, None, text)
+
+
+def _literal(node: ast.expr) -> str:
+    """The string that an expression spells out, less what `.format(…)` would fill in; "" where there is none."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        return _literal(node.left) + _literal(node.right)
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "format":
+        text = re.sub(r"(?<!\{)\{\w*\}(?!\})", "", _literal(node.func.value))
+        return text.replace("{{", "{").replace("}}", "}")
+    return ""
+
+
+def _parameters(node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> str | None:
+    """Parameter names, without types and defaults: what a caller has at hand, in few words."""
+    if isinstance(node, ast.ClassDef):
+        made = [n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"]
+        return _parameters(made[0]) if made else None
+    a = node.args
+    names = [p.arg for p in (*a.posonlyargs, *a.args)]
+    if names and names[0] in ("self", "cls"):
+        names = names[1:]
+    names += [f"*{a.vararg.arg}"] if a.vararg else []
+    names += [p.arg for p in a.kwonlyargs]
+    names += [f"**{a.kwarg.arg}"] if a.kwarg else []
+    return ", ".join(names)
+
+
+# --------------------------------------------------------------------------------------------- pairs
+
+
+def _pair(entry: _Entry, limit: int, skipped: Counter[str]) -> Pair | None:
+    if len(entry.docstring.split()) < MIN_SUMMARY_WORDS + MIN_BODY_WORDS:
+        skipped["body too short"] += 1
+        return None
+    # The end of a very long docstring would be cut off anyway: only what may be kept is cleaned.
+    summary, body = split_summary(plain(cut(entry.docstring, 2 * limit + 4000)))
+    summary = summary.rstrip(" :;,")
+    if not _asks_for_something(summary):
+        skipped["no summary"] += 1
+        return None
+    if len(body.split()) < MIN_BODY_WORDS:
+        skipped["body too short"] += 1
+        return None
+    heading = f"{entry.name}({_shortened(entry.parameters)})" if entry.parameters else entry.name
+    document = cut(f"{heading}\n\n{body}", limit)
+    if f" {squeeze(summary)} " in f" {squeeze(document)} ":
+        skipped["summary repeated in the body"] += 1  # the query would be found by its own words
+        return None
+    if not _encodable(summary + document):
+        skipped["not Unicode text"] += 1
+        return None
+    return Pair(id=entry.name, query=summary, document=document, lang="en")
+
+
+def _shortened(parameters: str, limit: int = 160) -> str:
+    return parameters if len(parameters) <= limit else cut(parameters, limit) + " …"
+
+
+def _asks_for_something(summary: str) -> bool:
+    """Words enough to search by, and neither a whole paragraph nor an address nor a formula."""
+    words = summary.split()
+    if not MIN_SUMMARY_WORDS <= len(words) <= MAX_SUMMARY_WORDS or "://" in summary or re.search(r"\w@\w", summary):
+        return False
+    return sum(word.strip(".,:;()\"'").isalpha() for word in words) >= max(MIN_SUMMARY_WORDS, 0.5 * len(words))
+
+
+def _encodable(text: str) -> bool:
+    """Lone surrogates, written as escapes in a docstring, cannot be stored as UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text
+
+
+def _asked(pair: Pair, share: float) -> Pair:
+    """The pair with its query as a question, for a stable `share` of the pairs whose summary can be one."""
+    hashed = stable_hash(pair.document)
+    if (hashed >> 8) / 2**56 >= share:
+        return pair
+    asked = question(pair.query, hashed & 0xFF)
+    return pair if asked is None else Pair(id=pair.id, query=asked, document=pair.document, lang=pair.lang)
