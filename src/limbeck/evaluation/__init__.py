@@ -1,0 +1,1 @@
+"""Scores of held-out retrieval, and the report that shows them."""

@@ -1,0 +1,441 @@
+"""The report of a run: one self-contained HTML page and a Markdown file, made from scores and the training log.
+
+The page needs no network and no script. Every part that was not measured is left out.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from limbeck.evaluation import formatting as fmt
+from limbeck.evaluation.plots import Chart, Series, bin_means, line_chart
+from limbeck.evaluation.scores import DimScore, Scores, Sides, parse_scores
+from limbeck.files import atomic_write
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+    from markupsafe import Markup
+
+Metrics = Sequence[Mapping[str, Any]]
+
+_CURVE_POINTS = 240  # of each line of the learning curve: more than a chart has room to show
+_LOG_ROWS = 12  # of the learning curve's table
+_DATA_LABELS = {  # in the order of the table; other counts follow under their own names
+    "read": "read",
+    "malformed": "malformed",
+    "too_short": "too short",
+    "exact_duplicates": "exact duplicates",
+    "near_duplicates": "near duplicates",
+    "overlap": "shared with held-out",
+    "train": "training",
+    "heldout": "held out",
+}
+_ALWAYS_SHOWN = ("read", "malformed", "exact_duplicates", "near_duplicates", "train", "heldout")
+
+
+def write_report(scores: Scores | Mapping[str, Any], metrics: Metrics, out: Path) -> None:
+    """Write `out`/index.html and `out`/report.md, each whole or not at all.
+
+    Args:
+        scores: as `Scores` or as its JSON; only `ndcg_at_10` is required.
+        metrics: rows of the training log: "step", "loss", and where logged "loss/dim32" …, "tokens_per_second",
+            "tokens", "lr". May be empty.
+        out: folder, made when absent.
+
+    Raises DataError when `scores` does not fit the schema.
+    """
+    context = _context(parse_scores(scores), metrics)
+    environment = _environment()
+    for template, name in (("index.html.j2", "index.html"), ("report.md.j2", "report.md")):
+        text = environment.get_template(template).render(context)
+        with atomic_write(out / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
+def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # in the `eval` extra
+
+    environment = Environment(
+        loader=PackageLoader("limbeck.evaluation", "templates"),
+        # Docstrings and descriptions contain HTML. Markdown is quoted by its own filter, on top of a renderer's rules.
+        autoescape=lambda name: not (name or "").endswith(".md.j2"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "score": fmt.score,
+        "percent": fmt.percent,
+        "whole_percent": fmt.whole_percent,
+        "count": fmt.count,
+        "short_count": fmt.short_count,
+        "duration": fmt.duration,
+        "memory": fmt.memory,
+        "size": fmt.size,
+        "md": markdown_text,
+        "breakable": breakable,
+    }
+    return environment
+
+
+def breakable(name: str) -> Markup:
+    """HTML of a qualified name that may wrap after its dots, slashes and underscores."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"([./_])", r"\1<wbr>", str(escape(name))))
+
+
+def markdown_text(value: object) -> str:
+    """Text that Markdown shows as it is, on one line, also inside a table cell."""
+    text = " ".join(str(value).split())
+    return re.sub(r"([\\`*_\[\]|<>&#~])", r"\\\1", text)
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The first sentence: `strong` is the measured part."""
+
+    before: str
+    strong: str
+    after: str
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One headline number."""
+
+    big: str
+    label: str
+    small: str
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar. share: 0 … 1 of the bar's track."""
+
+    name: str
+    css: str
+    share: float
+    value: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of finished texts; the first cell of a row is its header."""
+
+    head: list[str]
+    rows: list[list[str]]
+    foot: list[str] | None = None
+
+
+def _context(scores: Scores, metrics: Metrics) -> dict[str, Any]:
+    return {
+        "s": scores,
+        "title": f"limbeck · {scores.name}" if scores.name else "limbeck report",
+        "headline": _headline(scores),
+        "tiles": _tiles(scores),
+        "quality": _quality_bars(scores),
+        "quality_table": _quality_table(scores),
+        "dims_chart": _dims_chart(scores),
+        "dims_table": _dims_table(scores),
+        "curve_chart": _learning_chart(metrics),
+        "curve_table": _learning_table(metrics),
+        "speed": _speed_table(scores),
+        "training": _training_facts(scores, metrics),
+        "data": _data_table(scores),
+        "stages": _stage_bars(scores),
+        "machine": {_words(k): _plain(v) for k, v in scores.machine.items() if v is not None},
+    }
+
+
+# ------------------------------------------------------------------------------------------ headline
+
+
+def _headline(scores: Scores) -> Headline:
+    ndcg = scores.ndcg_at_10
+    if scores.retention is None:
+        if ndcg.student is None:
+            return Headline("", "What was measured", "")
+        return Headline("nDCG@10 of ", fmt.score(ndcg.student), " on held-out text")
+    cost = scores.compute_per_token_ratio
+    tail = "" if cost is None else f" at {fmt.whole_percent(cost)} of its compute"
+    return Headline("Keeps ", fmt.percent(scores.retention), " of the teacher" + tail)
+
+
+def _tiles(scores: Scores) -> list[Tile]:
+    tiles = []
+    ndcg, speed = scores.ndcg_at_10, scores.texts_per_second
+    if ndcg.student is not None:
+        against = [] if ndcg.teacher is None else [f"teacher {fmt.score(ndcg.teacher)}"]
+        against += [] if ndcg.untrained is None else [f"before training {fmt.score(ndcg.untrained)}"]
+        tiles.append(Tile(fmt.score(ndcg.student), "held-out nDCG@10", ", ".join(against)))
+    if (faster := _quotient(speed)) is not None and speed is not None:
+        rates = f"{fmt.count(_rounded(speed.student))} texts a second against {fmt.count(_rounded(speed.teacher))}"
+        tiles.append(Tile(fmt.ratio(faster), "the teacher’s speed", rates))
+    if bits := _widest(scores.dims, "binary"):
+        kept = [] if bits.relative_to_full is None else [f"keep {fmt.percent(bits.relative_to_full)} of full precision"]
+        tiles.append(Tile(fmt.size(bits.bytes), "a 1-bit vector", ", ".join([f"{bits.dim} dims", *kept])))
+    if scores.seconds is not None:
+        where = [f"on {cores} cores" for cores in [scores.machine.get("cores")] if cores]
+        where += [] if scores.peak_rss_mb is None else [f"peak memory {fmt.memory(scores.peak_rss_mb)}"]
+        tiles.append(Tile(fmt.duration(scores.seconds), "from texts to report", ", ".join(where)))
+    return tiles
+
+
+def _quotient(sides: Sides | None) -> float | None:
+    return sides.student / sides.teacher if sides and sides.student is not None and sides.teacher else None
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else float(round(value)) if value >= 10 else round(value, 1)
+
+
+def _widest(dims: Sequence[DimScore], precision: str) -> DimScore | None:
+    return max((d for d in dims if d.precision == precision), key=lambda d: d.dim, default=None)
+
+
+# ------------------------------------------------------------------------------------------- quality
+
+_MODELS = (("teacher", "Teacher"), ("student", "Student"), ("untrained", "Student, untrained"))
+
+
+def _quality_bars(scores: Scores) -> list[Bar]:
+    ndcg = scores.ndcg_at_10
+    bars = []
+    for key, name in _MODELS:
+        value = getattr(ndcg, key)
+        if value is not None:
+            bars.append(Bar(name, key, min(1.0, max(0.0, value)), fmt.score(value)))
+    return bars
+
+
+def _quality_table(scores: Scores) -> Table:
+    measures = (
+        ("nDCG@10", scores.ndcg_at_10),
+        ("recall@10", scores.recall_at_10),
+        ("MRR@10", scores.mrr_at_10),
+    )
+    given = [(name, values) for name, values in measures if values is not None]
+    teacher = scores.ndcg_at_10.teacher
+    table = Table(["", *(name for name, _ in given), *(["of teacher"] if teacher else [])], [])
+    for key, name in _MODELS:
+        if any(getattr(values, key) is not None for _, values in given):
+            ndcg = getattr(scores.ndcg_at_10, key)
+            share = [fmt.percent(None if ndcg is None else ndcg / teacher)] if teacher else []
+            table.rows.append([name, *(fmt.score(getattr(values, key)) for _, values in given), *share])
+    return table
+
+
+# ---------------------------------------------------------------------------------------------- dims
+
+
+def _dims_chart(scores: Scores) -> Chart | None:
+    floats = [d for d in scores.dims if d.precision == "float32"]
+    bits = [d for d in scores.dims if d.precision == "binary"]
+    teacher = [d for d in scores.teacher_dims if d.precision == "float32"]
+    if len({d.dim for d in floats + bits}) < 2:
+        return None
+    series = [
+        _dim_series("Teacher, truncated", teacher, "teacher", "ring", dashed=True),
+        _dim_series("Student", floats, "student", "circle"),
+        _dim_series("Student, 1 bit a dimension", bits, "bits", "square"),
+    ]
+    return line_chart(
+        [s for s in series if s.points],
+        id="dims",
+        title="nDCG@10 against the number of dimensions",
+        description=" ".join(_dim_sentence(s) for s in series if s.points),
+        x_label="dimensions kept",
+        y_label="nDCG@10",
+        x_scale="log",
+        x_ticks=sorted({d.dim for d in floats + bits + teacher}),
+    )
+
+
+def _dim_series(label: str, dims: list[DimScore], css: str, marker: Any, dashed: bool = False) -> Series:
+    dims = sorted(dims, key=lambda d: d.dim)
+    hover = [
+        f"{label}, {d.dim} dims: {fmt.score(d.ndcg_at_10)}"
+        + (f", {fmt.percent(d.relative_to_full)} of full" if d.relative_to_full is not None else "")
+        + f", {fmt.size(d.bytes)}"
+        for d in dims
+    ]
+    return Series(label, [(d.dim, d.ndcg_at_10) for d in dims], css, marker, dashed, hover=hover)
+
+
+def _dim_sentence(series: Series) -> str:
+    (low, first), (high, last) = series.points[0], series.points[-1]
+    return f"{series.label}: {fmt.score(first)} at {low:.0f} dimensions to {fmt.score(last)} at {high:.0f}."
+
+
+def _dims_table(scores: Scores) -> Table | None:
+    columns = [
+        ("student", "float32", scores.dims),
+        ("student, int8", "int8", scores.dims),
+        ("student, 1 bit", "binary", scores.dims),
+        ("teacher", "float32", scores.teacher_dims),
+        ("teacher, 1 bit", "binary", scores.teacher_dims),
+    ]
+    found = [(label, {d.dim: d for d in dims if d.precision == p}) for label, p, dims in columns]
+    found = [(label, by_dim) for label, by_dim in found if by_dim]
+    if not found:
+        return None
+    head = ["dims"]
+    for label, _ in found:
+        head += [label, "kept"] + (["bytes"] if label.startswith("student") else [])
+    rows = []
+    for dim in sorted({dim for _, by_dim in found for dim in by_dim}):
+        row = [str(dim)]
+        for label, by_dim in found:
+            d = by_dim.get(dim)
+            row += [fmt.score(d and d.ndcg_at_10), fmt.percent(d and d.relative_to_full)]
+            row += [fmt.count(d and d.bytes)] if label.startswith("student") else []
+        rows.append(row)
+    return Table(head, rows)
+
+
+# ------------------------------------------------------------------------------------ learning curve
+
+
+def _learning_chart(metrics: Metrics) -> Chart | None:
+    dims = _loss_dims(metrics)
+    series = []
+    for rank, dim in enumerate(dims):
+        points = bin_means(_column(metrics, f"loss/dim{dim}"), _CURVE_POINTS)
+        # Wider prefixes are drawn stronger, so that one family of lines needs one colour.
+        strength = 0.4 + 0.6 * (rank + 1) / len(dims)
+        series.append(Series(f"first {dim} dims", points, "student", strength=strength, end_label=str(dim)))
+    total = bin_means(_column(metrics, "loss"), _CURVE_POINTS)
+    if not dims:
+        series.append(Series("loss", total, "student"))
+    series = [s for s in series if len(s.points) > 1]
+    if not series:
+        return None
+    first, last = series[-1].points[0], series[-1].points[-1]
+    return line_chart(
+        series,
+        id="loss",
+        title="Training loss against steps",
+        description=f"{series[-1].label}: {first[1]:.3f} at step {first[0]:.0f}, {last[1]:.3f} at step {last[0]:.0f}.",
+        x_label="optimizer step",
+        y_label="loss, 1 − cosine to the teacher" + (", by dimensions kept" if dims else ""),
+        y_scale="log" if all(y > 0 for s in series for _, y in s.points) else "linear",
+    )
+
+
+def _learning_table(metrics: Metrics) -> Table | None:
+    rows = [row for row in metrics if _finite(row.get("step")) and _finite(row.get("loss"))]
+    if not rows:
+        return None
+    picked = sorted({round(i * (len(rows) - 1) / max(1, _LOG_ROWS - 1)) for i in range(_LOG_ROWS)})
+    dims = _loss_dims(metrics)
+    head = ["step", "loss", *(f"{d} dims" for d in dims), "learning rate", "tokens/s"]
+    body = []
+    for row in (rows[i] for i in picked):
+        losses = [_number(row.get(key), ".4f") for key in ("loss", *(f"loss/dim{d}" for d in dims))]
+        body.append([_number(row["step"], ",.0f"), *losses, _number(row.get("lr"), ".3g")])
+        body[-1].append(_number(row.get("tokens_per_second"), ",.0f"))
+    return Table(head, body)
+
+
+def _loss_dims(metrics: Metrics) -> list[int]:
+    found = {int(m[1]) for row in metrics for key in row if (m := re.fullmatch(r"loss/dim(\d+)", key))}
+    return sorted(found)
+
+
+def _column(metrics: Metrics, key: str) -> list[tuple[float, float]]:
+    return [(float(r["step"]), float(r[key])) for r in metrics if _finite(r.get("step")) and _finite(r.get(key))]
+
+
+def _finite(value: object) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def _number(value: Any, spec: str) -> str:
+    return format(value, spec) if _finite(value) else fmt.NONE
+
+
+# ------------------------------------------------------------------------------------- speed and data
+
+
+def _speed_table(scores: Scores) -> Table | None:
+    rows: list[list[str]] = []
+
+    def add(label: str, sides: Sides | None, show: Any, relation: bool = True) -> None:
+        if sides is None or (sides.teacher is None and sides.student is None):
+            return
+        quotient = _quotient(sides) if relation else None
+        rows.append(
+            [label, show(sides.teacher), show(sides.student), fmt.NONE if quotient is None else f"{quotient:.2f}×"]
+        )
+
+    parameters, width = scores.parameters, scores.vector_dim
+    add("texts a second", scores.texts_per_second, lambda v: fmt.count(_rounded(v)))
+    if parameters:
+        t, s = parameters.teacher, parameters.student
+        add("parameters", Sides(teacher=t and t.total, student=s and s.total), fmt.short_count)
+        inner = Sides(teacher=t and t.without_token_embeddings, student=s and s.without_token_embeddings)
+        add("parameters, without token embeddings", inner, fmt.short_count)
+    if scores.compute_per_token_ratio is not None:
+        add("compute per token, teacher = 1", Sides(teacher=1.0, student=scores.compute_per_token_ratio), fmt.count)
+    if width:
+        add("dimensions", width, fmt.count)
+        scaled = Sides(teacher=width.teacher and width.teacher * 4, student=width.student and width.student * 4)
+        add("bytes a vector, float32", scaled, fmt.count)
+        bits = Sides(teacher=width.teacher and width.teacher / 8, student=width.student and width.student / 8)
+        add("bytes a vector, 1 bit", bits, fmt.count)
+    add("longest text, tokens", scores.max_tokens, fmt.count)
+    return Table(["", "teacher", "student", "student / teacher"], rows) if rows else None
+
+
+def _training_facts(scores: Scores, metrics: Metrics) -> dict[str, str]:
+    steps = scores.steps or max((int(x) for x, _ in _column(metrics, "step")), default=None)
+    tokens = scores.tokens or max((int(y) for _, y in _column(metrics, "tokens")), default=None)
+    rates = sorted(y for _, y in _column(metrics, "tokens_per_second"))
+    facts = {
+        "optimizer steps": fmt.count(steps),
+        "tokens trained on": fmt.short_count(tokens),
+        "tokens a second (median)": fmt.count(round(rates[len(rates) // 2])) if rates else fmt.NONE,
+    }
+    return {label: value for label, value in facts.items() if value != fmt.NONE}
+
+
+def _data_table(scores: Scores) -> Table | None:
+    if not scores.data:
+        return None
+    present = dict.fromkeys(k for counts in scores.data.values() for k in counts)
+    # A rare kind of loss that did not happen needs no column.
+    shown = [k for k in present if k in _ALWAYS_SHOWN or any(counts.get(k) for counts in scores.data.values())]
+    keys = [k for k in _DATA_LABELS if k in shown] + [k for k in shown if k not in _DATA_LABELS]
+    rows = [[name, *(_plain(counts.get(k)) for k in keys)] for name, counts in scores.data.items()]
+    foot = None
+    if len(rows) > 1:
+        columns = [[counts.get(k) for counts in scores.data.values()] for k in keys]
+        foot = ["all", *(_total(column) for column in columns)]
+    return Table(["source", *(_DATA_LABELS.get(k, _words(k)) for k in keys)], rows, foot)
+
+
+def _total(column: Sequence[float | int | str | None]) -> str:
+    numbers = [v for v in column if isinstance(v, (int, float))]
+    return fmt.count(sum(numbers)) if numbers and all(v is None or _finite(v) for v in column) else ""
+
+
+def _stage_bars(scores: Scores) -> list[Bar]:
+    total = sum(scores.seconds_by_stage.values())
+    return [
+        Bar(name, "student", seconds / total if total else 0.0, fmt.duration(seconds))
+        for name, seconds in scores.seconds_by_stage.items()
+    ]
+
+
+def _plain(value: float | int | str | None) -> str:
+    return value if isinstance(value, str) else fmt.count(value)
+
+
+def _words(key: str) -> str:
+    return key.replace("_", " ")

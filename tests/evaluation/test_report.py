@@ -1,0 +1,230 @@
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from limbeck.errors import DataError
+from limbeck.evaluation import formatting as fmt
+from limbeck.evaluation.report import markdown_text, write_report
+from limbeck.evaluation.scores import Scores, parse_scores, read_metrics, read_scores
+
+HOSTILE = '<script>alert("x")</script> & <b>bold</b> | `code`'  # in a document of the fixture
+VOID = {"meta", "br", "wbr", "link", "img", "input", "hr"}
+
+
+class _Page(HTMLParser):
+    """Tags, attributes and text; fails on a tag that is closed in the wrong order."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self._open: list[str] = []
+        self.feed(html)
+        self.close()
+        assert not self._open, f"never closed: {self._open}"
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self._open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+    def attributes(self, name: str) -> list[str]:
+        return [a[name] or "" for _, a in self.tags if name in a]
+
+
+@pytest.fixture
+def full(scores, metrics, tmp_path) -> tuple[str, str]:
+    out = tmp_path / "full"
+    write_report(scores, metrics, out)
+    return (out / "index.html").read_text(encoding="utf-8"), (out / "report.md").read_text(encoding="utf-8")
+
+
+def test_the_headline_says_what_is_kept_and_at_what_cost(full):
+    html, markdown = full
+    heading = re.search(r"<h1>(.*?)</h1>", html, re.S)
+    assert heading and re.sub("<.*?>", "", heading[1]) == "Keeps 93.1% of the teacher at 45% of its compute"
+    assert markdown.startswith("# Keeps 93.1% of the teacher at 45% of its compute\n")
+
+
+def test_the_page_shows_every_measured_part(full):
+    text = " ".join(_Page(full[0]).text)
+    for shown in ("0.845", "0.787", "0.214", "9 min 41 s", "2.9 GB", "48 bytes", "10.6M", "58,801", "1,013", "0.446"):
+        assert shown in text, shown
+    for name in ("limbeck run demo", "Xeon", "2.13.0", "python-docs", "found at rank 7"):
+        assert name in text, name
+
+
+def test_the_page_is_well_formed_and_its_ids_are_unique_and_resolve(full):
+    page = _Page(full[0])
+    ids = page.attributes("id")
+    assert len(ids) == len(set(ids))
+    wanted = [i for value in page.attributes("aria-labelledby") for i in value.split()]
+    wanted += [href[1:] for href in page.attributes("href")]
+    assert wanted and set(wanted) <= set(ids)
+
+
+def test_the_page_loads_nothing_and_runs_nothing(full):
+    page = _Page(full[0])
+    assert not {tag for tag, _ in page.tags} & {"script", "link", "img", "iframe", "object", "embed"}
+    assert not [a for _, attributes in page.tags for a in attributes if a.startswith("on") or a == "src"]
+    assert all(href.startswith("#") for href in page.attributes("href"))
+    assert "url(" not in full[0] and "@import" not in full[0] and "http:" not in full[0] and "https:" not in full[0]
+
+
+def test_html_in_a_docstring_is_shown_as_text(full):
+    html, markdown = full
+    assert HOSTILE in "".join(_Page(html).text)
+    assert "<script" not in html
+    assert not re.search(r"(?<!\\)<", markdown)  # every bracket is escaped
+
+
+def test_each_chart_has_a_title_a_description_and_a_table(full):
+    page = _Page(full[0])
+    charts = [a for tag, a in page.tags if tag == "svg" and a.get("role") == "img"]
+    assert len(charts) == 4  # two charts, wide and narrow
+    assert sum(tag == "details" for tag, _ in page.tags) == 2
+    regions = [a for _, a in page.tags if a.get("class") == "scroll"]
+    assert regions and all(a.get("tabindex") == "0" and a.get("aria-label") for a in regions)
+
+
+def test_tables_of_the_markdown_have_as_many_cells_in_every_row(full):
+    blocks = re.findall(r"(?:^\|.*\n)+", full[1], re.M)
+    assert len(blocks) == 5
+    for block in blocks:
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}) == 1
+
+
+def test_the_same_run_gives_the_same_bytes(full, scores, metrics, tmp_path):
+    write_report(parse_scores(scores), metrics, tmp_path)
+    assert (tmp_path / "index.html").read_text(encoding="utf-8") == full[0]
+
+
+@pytest.mark.parametrize("part", [key for key in Scores.model_fields if key != "ndcg_at_10"])
+def test_a_part_that_was_not_measured_is_left_out(part, scores, metrics, tmp_path):
+    scores.pop(part, None)
+    write_report(scores, metrics, tmp_path)
+    _Page((tmp_path / "index.html").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("ndcg", "headline"),
+    [
+        ({"student": 0.5}, "nDCG@10 of 0.500 on held-out text"),
+        ({"teacher": 0.8}, "What was measured"),
+        ({"teacher": 0.5, "student": 0.6}, "Keeps 120.0% of the teacher"),
+        ({"teacher": 0.0, "student": 0.0, "untrained": 0.0}, "nDCG@10 of 0.000 on held-out text"),
+    ],
+)
+def test_a_report_can_be_made_from_ndcg_alone(ndcg, headline, tmp_path):
+    write_report({"ndcg_at_10": ndcg}, [], tmp_path)
+    html = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert headline in re.sub("<.*?>", "", html)
+    _Page(html)
+    assert (tmp_path / "report.md").read_text(encoding="utf-8").startswith(f"# {headline}\n")
+
+
+@pytest.mark.parametrize(
+    "metrics",
+    [
+        [{"step": 1, "loss": 0.5}],
+        [{"step": 1, "loss": 0.5}, {"step": 2, "loss": float("nan")}, {"step": 3, "loss": 0.4}],
+        [{"step": 1, "loss": 0.0}, {"step": 2, "loss": -0.1}],
+        [{"event": "saved"}],
+    ],
+)
+def test_a_short_or_broken_training_log_does_not_stop_the_report(metrics, tmp_path):
+    write_report({"ndcg_at_10": {"student": 0.5}}, metrics, tmp_path)
+    html = (tmp_path / "index.html").read_text(encoding="utf-8")
+    _Page(html)
+    assert "nan" not in re.sub(r"<style>.*?</style>", "", html, flags=re.S).lower().split()
+
+
+def test_zeros_of_a_rare_loss_take_no_column_but_duplicates_always_do(tmp_path):
+    scores = {
+        "ndcg_at_10": {"student": 0.5},
+        "data": {"a": {"read": 3, "near_duplicates": 0, "overlap": 0, "train": 3}},
+    }
+    write_report(scores, [], tmp_path)
+    markdown = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "| source | read | near duplicates | training |" in markdown
+
+
+def test_scores_survive_json_and_retention_is_filled_in(scores, tmp_path):
+    scores = parse_scores(scores)
+    scores.save(tmp_path / "scores.json")
+    raw = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))
+    assert raw["ndcg_at_10"] == {"teacher": 0.845, "student": 0.787, "untrained": 0.214}
+    assert raw["seconds"] == 581.3 and raw["peak_rss_mb"] == 2931.4
+    assert raw["retention"] == pytest.approx(0.787 / 0.845)
+    assert read_scores(tmp_path / "scores.json") == scores
+
+
+@pytest.mark.parametrize(
+    ("scores", "reason"),
+    [
+        ({}, "ndcg_at_10: Field required"),
+        ({"ndcg_at_10": {"student": float("nan")}}, "ndcg_at_10.student"),
+        ({"ndcg_at_10": {}, "secconds": 3}, "secconds: Extra inputs"),
+    ],
+)
+def test_scores_that_do_not_fit_the_schema_are_named(scores, reason, tmp_path):
+    with pytest.raises(DataError, match=reason):
+        write_report(scores, [], tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_scores_that_are_no_json_are_an_error_that_names_the_file(tmp_path):
+    (tmp_path / "scores.json").write_text('{"ndcg')
+    with pytest.raises(DataError, match=r"scores\.json is not valid JSON"):
+        read_scores(tmp_path / "scores.json")
+
+
+def test_a_torn_last_line_of_a_training_log_is_left_out_and_any_other_is_an_error(tmp_path):
+    log = tmp_path / "metrics.jsonl"
+    log.write_text('{"step": 1, "loss": 0.5}\n{"step": 2, "lo')
+    assert read_metrics(log) == [{"step": 1, "loss": 0.5}]
+    log.write_text('{"step": 1, "lo\n{"step": 2, "loss": 0.5}\n')
+    with pytest.raises(DataError, match=r"metrics\.jsonl:1"):
+        read_metrics(log)
+
+
+def test_scores_can_be_built_without_a_dict():
+    assert Scores.model_validate({"ndcg_at_10": {"teacher": 0.8, "student": 0.6}}).retention == pytest.approx(0.75)
+
+
+def test_markdown_text_stays_on_one_line_and_means_nothing():
+    assert markdown_text("a|b\n  *c* <d> _e_ `f`") == r"a\|b \*c\* \<d\> \_e\_ \`f\`"
+
+
+def test_numbers_are_written_as_a_reader_wants_them():
+    assert [fmt.duration(s) for s in (0.44, 9.94, 9.96, 59.4, 59.6, 581.3, 3599.6, 11100)] == [
+        "0.4 s",
+        "9.9 s",
+        "10 s",
+        "59 s",
+        "1 min 00 s",
+        "9 min 41 s",
+        "1 h 00 min",
+        "3 h 05 min",
+    ]
+    assert [fmt.short_count(v) for v in (384, 9999, 72104, 10617088, 4.02e9)] == [
+        "384",
+        "9,999",
+        "72.1k",
+        "10.6M",
+        "4.02B",
+    ]
+    assert [fmt.memory(v) for v in (512, 2931.4)] == ["512 MB", "2.9 GB"]
+    assert [fmt.whole_percent(v) for v in (0.446, 0.0, 0.0042)] == ["45%", "0%", "0.4%"]
+    assert fmt.score(None) == fmt.percent(None) == fmt.count(None) == "–"

@@ -1,0 +1,138 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sentence_transformers.util import quantize_embeddings
+
+from limbeck import compress
+from limbeck.errors import ConfigError, DataError
+
+
+def _vectors(n: int, d: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((n, d)).astype(np.float32)
+
+
+def test_truncation_keeps_the_direction_of_the_first_dims_and_gives_length_one():
+    cut = compress.truncate(np.array([[3.0, 4.0, 12.0], [0.0, -2.0, 1.0]], np.float32), 2)
+    np.testing.assert_allclose(cut, [[0.6, 0.8], [0.0, -1.0]], atol=1e-7)
+    assert cut.dtype == np.float32
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_truncation_neither_underflows_nor_overflows(scale):
+    cut = compress.truncate(_vectors(5, 16) * np.float32(scale), 8)
+    np.testing.assert_allclose(np.linalg.norm(cut, axis=1), 1, rtol=1e-6)
+
+
+def test_truncation_leaves_its_input_alone_and_takes_float16():
+    vectors = _vectors(3, 8).astype(np.float16)
+    before = vectors.copy()
+    assert compress.truncate(vectors, 4).dtype == np.float32
+    np.testing.assert_array_equal(vectors, before)
+
+
+@pytest.mark.parametrize("dim", [0, -1, 9])
+def test_truncation_to_more_dims_than_there_are_is_refused(dim):
+    with pytest.raises(ConfigError, match="8 dims"):
+        compress.truncate(_vectors(2, 8), dim)
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("function", [compress.to_bits, compress.to_int8, lambda v: compress.truncate(v, 8)])
+def test_a_vector_with_nan_or_infinity_is_named(function, poison):
+    vectors = _vectors(4, 8)
+    vectors[2, 5] = poison
+    with pytest.raises(DataError, match=r"vector 2 holds NaN or infinity \(1 of 4"):
+        function(vectors)
+
+
+@pytest.mark.parametrize("function", [compress.to_bits, compress.to_int8, lambda v: compress.truncate(v, 8)])
+def test_a_vector_of_zeros_has_no_direction_and_is_named(function):
+    vectors = _vectors(3, 8)
+    vectors[1] = 0
+    with pytest.raises(DataError, match="vector 1 is all zeros"):
+        function(vectors)
+
+
+def test_bits_are_packed_most_significant_first_and_zero_is_no_bit():
+    bits = compress.to_bits(np.array([[1, -1, 0, 2, -3, -1, -1, 5.0]], np.float32))
+    assert bits.dtype == np.uint8
+    assert bits.tolist() == [[0b10010001]]
+
+
+def test_bits_as_plus_minus_one_are_the_signs():
+    vectors = _vectors(7, 24)
+    np.testing.assert_array_equal(compress.from_bits(compress.to_bits(vectors)), np.where(vectors > 0, 1, -1))
+
+
+def test_bits_of_dims_that_eight_does_not_divide_are_refused():
+    with pytest.raises(ConfigError, match="multiple of 8 dims, got 12: truncate to 8"):
+        compress.to_bits(_vectors(1, 12))
+
+
+@given(st.integers(1, 20), st.integers(1, 6), st.integers(1, 6), st.integers(0, 1000))
+def test_hamming_similarity_is_the_cosine_of_the_plus_minus_one_vectors(bytes_, q, n, seed):
+    rng = np.random.default_rng(seed)
+    queries, documents = (rng.integers(0, 256, (rows, bytes_), dtype=np.uint8) for rows in (q, n))
+    a, b = compress.from_bits(queries), compress.from_bits(documents)
+    expected = a @ b.T / (bytes_ * 8)
+    np.testing.assert_allclose(compress.hamming_similarity(queries, documents), expected, atol=1e-6)
+
+
+def test_hamming_similarity_does_not_depend_on_the_block_size(monkeypatch):
+    bits = compress.to_bits(_vectors(37, 64))
+    whole = compress.hamming_similarity(bits, bits)
+    monkeypatch.setattr(compress, "_MATRIX_CELLS", 50)
+    np.testing.assert_array_equal(compress.hamming_similarity(bits, bits), whole)
+
+
+def test_the_lookup_table_counts_as_many_bits_as_numpy_two_does():
+    words = np.random.default_rng(0).integers(0, 2**64, (5, 9), dtype=np.uint64)
+    expected = [[bin(int(w)).count("1") for w in row] for row in words]
+    np.testing.assert_array_equal(compress._popcount_by_table(words), expected)
+    np.testing.assert_array_equal(compress._popcount(words), expected)
+
+
+def test_bits_of_different_dims_are_not_compared():
+    with pytest.raises(ConfigError, match="64 bits, documents 32"):
+        compress.hamming_distance(compress.to_bits(_vectors(1, 64)), compress.to_bits(_vectors(1, 32)))
+
+
+def test_int8_is_off_by_at_most_half_a_step_and_uses_the_whole_range():
+    vectors = _vectors(20, 48)
+    codes, scales = compress.to_int8(vectors)
+    assert codes.dtype == np.int8 and scales.shape == (20,)
+    assert (np.abs(codes).max(axis=1) == 127).all()
+    error = np.abs(compress.from_int8(codes, scales) - vectors)
+    assert (error <= scales[:, None] * 0.5001).all()
+
+
+def test_compress_gives_the_bytes_that_sentence_transformers_gives():
+    vectors = _vectors(6, 64)
+    for precision in ("binary", "ubinary"):
+        ours, theirs = compress.compress(vectors, precision), quantize_embeddings(vectors, precision)
+        assert ours.dtype == theirs.dtype  # pyright: ignore[reportAttributeAccessIssue]
+        np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_array_equal(compress.compress(vectors, "float32"), vectors)
+    codes, scales = compress.compress(vectors, "int8")
+    np.testing.assert_array_equal(codes, compress.to_int8(vectors)[0])
+
+
+@pytest.mark.parametrize("precision", compress.PRECISIONS)
+def test_vector_bytes_counts_what_compress_returns(precision):
+    result = compress.compress(_vectors(3, 32), precision)
+    parts = result if isinstance(result, tuple) else (result,)
+    assert sum(p.nbytes for p in parts) == 3 * compress.vector_bytes(32, precision)
+
+
+def test_an_unknown_precision_is_an_error_that_lists_the_known_ones():
+    with pytest.raises(ConfigError, match="float32, int8, binary, ubinary"):
+        compress.compress(_vectors(1, 8), "int4")  # pyright: ignore
+
+
+def test_no_vectors_are_compressed_to_no_vectors():
+    empty = np.zeros((0, 16), np.float32)
+    assert compress.truncate(empty, 8).shape == (0, 8)
+    assert compress.to_bits(empty).shape == (0, 2)
+    assert compress.to_int8(empty)[0].shape == (0, 16)
+    assert compress.hamming_similarity(compress.to_bits(empty), compress.to_bits(_vectors(2, 16))).shape == (0, 2)
