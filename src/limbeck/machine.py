@@ -1,0 +1,179 @@
+"""The machine a number was measured on, and how fast it multiplies matrices."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import sys
+import time
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+from limbeck import __version__
+
+Precision = Literal["fp32", "bf16"]
+
+# What can change a score or a speed; the rest of the environment is in the lock file of whoever wants it.
+PACKAGES = ("torch", "transformers", "sentence-transformers", "tokenizers", "accelerate", "numpy")
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What a benchmark or a score file says about where it ran. Memory in GiB (2^30 bytes)."""
+
+    cpu: str
+    cores: int  # that this process may use
+    ram_gib: float  # of the machine, or of the container where that is less
+    cpu_bf16: str  # "amx", "avx512" or "arm": the instructions that compute in bfloat16; "none" = emulated, slower
+    gpu: str | None
+    gpu_ram_gib: float | None
+    os: str
+    python: str
+    packages: dict[str, str]
+    load_average: tuple[float, float, float] | None  # over 1, 5 and 15 minutes, at the time of asking
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        """One line, for the head of a table."""
+        gpu = f", {self.gpu} ({self.gpu_ram_gib:.0f} GiB)" if self.gpu else ""
+        return f"{self.cpu}, {self.cores} cores, {self.ram_gib:.0f} GiB, bf16: {self.cpu_bf16}{gpu}"
+
+
+def describe() -> Machine:
+    """Describe this machine. Imports torch."""
+    import torch
+
+    gpu, gpu_ram = None, None
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        gpu, gpu_ram = properties.name, round(properties.total_memory / 2**30, 1)
+    return Machine(
+        cpu=_cpu_name(),
+        cores=usable_cores(),
+        ram_gib=round(usable_ram() / 2**30, 1),
+        cpu_bf16=_cpu_bf16(),
+        gpu=gpu,
+        gpu_ram_gib=gpu_ram,
+        os=f"{platform.system()} {platform.release()} {platform.machine()}",
+        python=platform.python_version(),
+        packages={"limbeck": __version__} | {name: found for name in PACKAGES if (found := _version(name))},
+        load_average=load_average(),
+    )
+
+
+def load_average() -> tuple[float, float, float] | None:
+    """Processes that wanted a core, on average over 1, 5 and 15 minutes; above `usable_cores`, timings mean little."""
+    if not hasattr(os, "getloadavg"):
+        return None
+    one, five, fifteen = (round(x, 2) for x in os.getloadavg())
+    return one, five, fifteen
+
+
+def usable_cores() -> int:
+    """CPU cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def usable_ram() -> int:
+    """Bytes of memory of the machine, or the container's limit where that is less."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            total = min(total, int(Path(limit).read_text()))
+        except (OSError, ValueError):  # not in a container of that kind, or the word "max"
+            continue
+    return total
+
+
+def peak_rss_mib() -> float:
+    """Most memory that this process has held so far, in MiB (2^20 bytes)."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10  # macOS counts bytes, Linux kibibytes
+
+
+def computes_in_bf16(device: str = "cpu") -> bool:
+    """True if `device` ("cpu", "cuda", …) has bfloat16 instructions: there bf16 is faster than fp32, else slower."""
+    import torch
+
+    if device.startswith("cuda"):
+        return torch.cuda.is_available() and torch.cuda.get_device_capability()[0] >= 8
+    if device.startswith("cpu"):
+        return _cpu_bf16() != "none"
+    return False
+
+
+def matmul_rate(
+    shapes: list[tuple[int, int, int]], precision: Precision, *, device: str = "cpu", seconds: float = 1.0
+) -> float:
+    """Measure matrix products at the given shapes.
+
+    Args:
+        shapes: (rows, inner, columns) of each product of one pass, e.g. the linear layers of a model at so many tokens.
+        precision: what the matrices hold; the time of converting to it is not counted.
+        device: where to multiply.
+        seconds: how long to go on after one warm-up pass; at least three passes are made.
+
+    Returns:
+        Floating-point operations per second (2·rows·inner·columns each) of the fastest pass: other processes only
+        ever slow a pass down, so the fastest is the closest to the machine's own rate.
+    """
+    import torch
+
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    pairs = [
+        (torch.randn(m, k, dtype=dtype, device=device), torch.randn(k, n, dtype=dtype, device=device))
+        for m, k, n in shapes
+    ]
+
+    def one_pass() -> float:
+        start = time.perf_counter()
+        for a, b in pairs:
+            torch.matmul(a, b)
+        if device.startswith("cuda"):
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    one_pass()  # page faults and kernel choice
+    times: list[float] = []
+    while len(times) < 3 or sum(times) < seconds:
+        times.append(one_pass())
+    return sum(2 * m * k * n for m, k, n in shapes) / min(times)
+
+
+def _cpu_name() -> str:
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def _cpu_bf16() -> str:
+    flags = set((_cpuinfo("flags") or _cpuinfo("Features")).split())
+    if "amx_bf16" in flags:
+        return "amx"
+    if "avx512_bf16" in flags:
+        return "avx512"
+    return "arm" if "bf16" in flags else "none"
+
+
+@cache
+def _cpuinfo(field: str) -> str:
+    """First value of a field of /proc/cpuinfo; empty where there is no such file or field."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == field), "")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

