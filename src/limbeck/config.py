@@ -264,7 +264,8 @@ class Distill(Section):
     train_token_embeddings: bool = True  # False = the look-up table stays as it was made: a tenth of a small student's
     # step goes into it, and a copied one is already good
     matryoshka_weights: list[float] | None = None  # one per student.dims; None = equal
-    projection_init: Literal["regression", "random"] = "regression"  # regression = least squares on a sample of texts
+    projection_init: Literal["rotation", "random"] = "rotation"  # rotation = the one that fits a sample of texts best:
+    # it keeps angles, so that the student's own vectors learn what the projected ones are taught
     optimizer: Optimizer = Optimizer()
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto = bf16 autocast where the machine computes in it
     compile: Literal["auto", "on", "off"] = "auto"  # auto = where the run is long enough to repay it

@@ -101,7 +101,9 @@ def micro_batches(lengths: np.ndarray, budget: int, *, processes: int = 1) -> li
     order = np.argsort(lengths, kind="stable")
     cuts = list(_cut(lengths[order], budget))
     while len(cuts) % processes and len(cuts) < len(order):
-        widest = max(range(len(cuts)), key=lambda i: (len(cuts[i]) > 1, len(cuts[i]) * int(lengths[order[cuts[i][-1]]])))
+        widest = max(
+            range(len(cuts)), key=lambda i: (len(cuts[i]) > 1, len(cuts[i]) * int(lengths[order[cuts[i][-1]]]))
+        )
         halves = np.array_split(cuts[widest], 2)
         cuts[widest : widest + 1] = halves
     return [order[c] for c in cuts]

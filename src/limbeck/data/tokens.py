@@ -18,6 +18,7 @@ class TokenTable:
     """Rows of int32 token ids of different lengths; row i is `flat[offsets[i] : offsets[i + 1]]`."""
 
     def __init__(self, flat: np.ndarray, offsets: np.ndarray, truncated: int) -> None:
+        """Args: flat: token ids of all N rows; offsets: [N + 1] int64; truncated: rows that were cut to fit."""
         self.flat, self.offsets, self.truncated = flat, offsets, truncated
         self.lengths: np.ndarray = np.diff(offsets)  # [N] tokens of each row
 
@@ -45,7 +46,8 @@ class TokenTable:
         stem.parent.mkdir(parents=True, exist_ok=True)
         lengths: list[np.ndarray] = []
         truncated = 0
-        with atomic_write(stem.with_suffix(".tokens")) as temporary, open(temporary, "wb") as file:
+        tokens, ends, about = _files(stem)
+        with atomic_write(tokens) as temporary, open(temporary, "wb") as file:
             for texts, prefix in parts:
                 for chunk in _chunks(texts):
                     rows, cut = tokenizer.ids(chunk, prefix=prefix, max_tokens=max_tokens)
@@ -53,23 +55,35 @@ class TokenTable:
                     lengths.append(np.array([len(r) for r in rows], dtype=np.int64))
                     np.concatenate(rows).astype("<i4").tofile(file)
         offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)
-        with atomic_write(stem.with_suffix(".offsets.npy")) as temporary, open(temporary, "wb") as file:
+        with atomic_write(ends) as temporary, open(temporary, "wb") as file:
             np.save(file, offsets)
-        write_json(stem.with_suffix(".json"), {"rows": len(offsets) - 1, "truncated": truncated})
+        write_json(about, {"rows": len(offsets) - 1, "truncated": truncated})
         return cls.open(stem)
+
+    @staticmethod
+    def finished(stem: Path) -> bool:
+        """True once `write` has come to its end."""
+        return _files(stem)[-1].exists()
 
     @classmethod
     def open(cls, stem: Path) -> TokenTable:
         """Map what `write` made. Raises DataError when it is absent, unfinished or torn."""
+        tokens, ends, about_file = _files(stem)
         try:
-            about = read_json(stem.with_suffix(".json"))
-            offsets = np.load(stem.with_suffix(".offsets.npy"))
-            flat = np.memmap(stem.with_suffix(".tokens"), dtype="<i4", mode="r")
+            about = read_json(about_file)
+            offsets = np.load(ends)
+            flat = np.memmap(tokens, dtype="<i4", mode="r")
         except (OSError, ValueError) as error:
             raise DataError(f"token table {stem} cannot be read ({error}): delete {stem.parent}") from None
         if len(offsets) != about["rows"] + 1 or offsets[-1] != len(flat):
             raise DataError(f"token table {stem} is torn: delete {stem.parent} to have it made again")
         return cls(flat, offsets, about["truncated"])
+
+
+def _files(stem: Path) -> tuple[Path, Path, Path]:
+    # not Path.with_suffix: a name with a dot would lose what follows it
+    tokens, offsets, about = (stem.with_name(stem.name + ending) for ending in (".tokens", ".offsets.npy", ".json"))
+    return tokens, offsets, about
 
 
 def _chunks(texts: Sequence[str]) -> Iterator[Sequence[str]]:

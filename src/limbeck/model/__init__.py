@@ -1,0 +1,1 @@
+"""The student: backbone, pooling, prefixes, encoder and the bundle on disk."""

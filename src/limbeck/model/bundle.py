@@ -1,0 +1,157 @@
+"""The folder that a run ends in: what transformers and sentence-transformers read, and `limbeck.json` for the rest.
+
+    config.json model.safetensors tokenizer.json …   the base, as transformers writes it, with the inference theta
+    modules.json 1_Pooling/ 2_Normalize/ config_sentence_transformers.json    SentenceTransformer(folder) loads it
+    projection.safetensors                           student → teacher space
+    limbeck.json                                     dims, prefixes, theta pair, teacher, format version
+    README.md                                        model card
+
+Only safetensors and JSON are read; never pickle.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from torch import nn
+
+from limbeck.errors import ModelError
+from limbeck.files import read_json, write_json
+from limbeck.folders import full_disk_named, replaced_folder, sync_file
+from limbeck.model import rope
+from limbeck.model.prefixes import DOCUMENT, QUERY, ROLES
+from limbeck.model.pretrained import quiet
+from limbeck.model.projection import Projection
+from limbeck.model.tokenizer import Tokenizer
+
+FORMAT = 1
+MANIFEST = "limbeck.json"
+PROJECTION = "projection.safetensors"
+
+
+class TeacherNote(BaseModel):
+    """Which teacher the projection leads to."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str
+    revision: str | None = None
+    dim: int
+    query_instruction: str = ""
+    document_instruction: str = ""
+
+
+class BundleSpec(BaseModel):
+    """limbeck.json: what a loader needs to know beyond the weights."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: int = FORMAT
+    name: str
+    pooling: Literal["last", "mean", "cls"]
+    dims: list[int] = Field(min_length=1)  # Matryoshka prefixes, ascending; the last is the full width
+    max_tokens: int
+    prompts: dict[str, str] = {"query": QUERY, "document": DOCUMENT}
+    tasks: list[str] = []  # adapters that the bundle holds
+    train_theta: float | None = None
+    inference_theta: float | None = None
+    teacher: TeacherNote | None = None
+    recipe: str | None = None  # digest of the recipe that made it
+    limbeck: str | None = None  # version that wrote it
+
+    @field_validator("prompts")
+    @classmethod
+    def _a_prompt_for_each_role(cls, prompts: dict[str, str]) -> dict[str, str]:
+        if missing := set(ROLES) - set(prompts):
+            raise ValueError(f"no prompt for {', '.join(sorted(missing))}")
+        return prompts
+
+
+def save_bundle(
+    folder: Path,
+    *,
+    backbone: nn.Module,
+    tokenizer: Tokenizer,
+    spec: BundleSpec,
+    projection: Projection | None,
+    card: str | None = None,
+) -> None:
+    """Write a bundle, whole or not at all. Raises ModelError when the disk is full."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with full_disk_named(folder, ModelError), replaced_folder(folder) as temporary:
+        _save_backbone(backbone, spec, temporary)
+        tokenizer.hf.model_max_length = spec.max_tokens
+        tokenizer.save(temporary)
+        _save_sentence_transformers(temporary, spec)
+        if projection is not None:
+            projection.save(temporary / PROJECTION)
+        if card is not None:
+            (temporary / "README.md").write_text(card, encoding="utf-8")
+        write_json(temporary / MANIFEST, spec.model_dump(mode="json"))
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                sync_file(file)
+
+
+def read_spec(folder: Path) -> BundleSpec:
+    """Read limbeck.json. Raises ModelError when the folder is no bundle, or one of a later format."""
+    try:
+        body = read_json(folder / MANIFEST)
+    except FileNotFoundError:
+        raise ModelError(f"{folder} is not a limbeck bundle: it has no {MANIFEST}") from None
+    except ValueError as error:
+        raise ModelError(str(error)) from None
+    if isinstance(body, dict) and isinstance(body.get("format"), int) and body["format"] > FORMAT:
+        raise ModelError(f"{folder} has bundle format {body['format']}, this limbeck reads {FORMAT}: upgrade limbeck")
+    try:
+        return BundleSpec.model_validate(body)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(p) for p in first["loc"]) or "the file"
+        raise ModelError(f"{folder / MANIFEST} does not fit: {where}: {first['msg']}") from None
+
+
+def _save_backbone(backbone: nn.Module, spec: BundleSpec, folder: Path) -> None:
+    config: Any = backbone.config
+    original = copy.deepcopy(config.rope_parameters) if spec.inference_theta else None
+    try:
+        if spec.inference_theta:
+            config.rope_parameters = rope.with_theta(config, spec.inference_theta).rope_parameters
+        with quiet():
+            backbone.save_pretrained(str(folder))  # type: ignore[operator]  # as safetensors: it knows no other
+    finally:
+        if original is not None:
+            config.rope_parameters = original
+
+
+def _save_sentence_transformers(folder: Path, spec: BundleSpec) -> None:
+    kinds = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
+    write_json(
+        folder / "modules.json",
+        [
+            {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+            for i, (path, kind) in enumerate(kinds)
+        ],
+    )
+    write_json(folder / "sentence_bert_config.json", {"max_seq_length": spec.max_tokens, "do_lower_case": False})
+    modes = {"last": "lasttoken", "mean": "mean_tokens", "cls": "cls_token"}
+    write_json(
+        folder / "1_Pooling" / "config.json",
+        {
+            "word_embedding_dimension": spec.dims[-1],
+            **{f"pooling_mode_{mode}": key == spec.pooling for key, mode in modes.items()},
+            "include_prompt": True,
+        },
+    )
+    (folder / "2_Normalize").mkdir()
+    write_json(
+        folder / "config_sentence_transformers.json",
+        {
+            "prompts": spec.prompts,
+            "default_prompt_name": "document",  # text without a role takes the document prefix
+            "similarity_fn_name": "cosine",
+        },
+    )

@@ -1,0 +1,76 @@
+"""Student → teacher space: one affine head for each Matryoshka prefix.  N: rows, d: prefix width, D: teacher dims.
+
+Each prefix has a head of its own rather than a slice of the widest: a slice is the best map of the first d dims only
+if they are uncorrelated with the rest, so it would tie what the first 32 dims may hold to a head that also sees the
+other 992. With prefixes that double, the heads of all together hold about twice the weights of the widest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from limbeck.errors import ModelError
+
+
+class Projection(nn.Module):
+    """`W z + b` into the teacher's space, `W` and `b` chosen by the width of z (2602.15547, stage 1)."""
+
+    def __init__(self, dims: Sequence[int], teacher_dim: int) -> None:
+        """One head for each of `dims`, drawn from torch's global generator."""
+        super().__init__()
+        self.dims, self.teacher_dim = list(dims), teacher_dim
+        self.heads = nn.ModuleDict({str(d): nn.Linear(d, teacher_dim) for d in dims})
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Map unit vectors [N, d], d one of the prefixes, to the teacher's space [N, D] (any norm), in fp32."""
+        width = vectors.shape[-1]
+        if width not in self.dims:
+            raise ModelError(f"the projection has heads for vectors of {self.dims} dims, got {width}")
+        head = self.heads[str(width)]
+        with torch.autocast(vectors.device.type, enabled=False):
+            return head(vectors.float())
+
+    @torch.no_grad()
+    def rotate(self, student: Tensor, teacher: Tensor) -> None:
+        """Set every head to the rotation that brings a sample closest to the teacher (orthogonal Procrustes), b = 0.
+
+        A rotation keeps all angles, so what training then teaches the projected vector it teaches the student's own
+        vector as well, and that is the one that is searched with. The least-squares map would start with a lower loss
+        and leave the student's angles as they are: it corrects them on the way up.
+
+        Args:
+            student: [N, d_max], any norm. N of a few times d_max is enough.
+            teacher: [N, D], any norm.
+        """
+        targets = F.normalize(teacher.double(), dim=-1)
+        for d in self.dims:
+            inputs = F.normalize(student[:, :d].double(), dim=-1)
+            left, _, right = torch.linalg.svd(targets.T @ inputs, full_matrices=False)  # [D, k], [k, d], k = min(D, d)
+            head = self.heads[str(d)]
+            head.weight.copy_(left @ right)  # type: ignore[union-attr]
+            head.bias.zero_()  # type: ignore[union-attr]
+
+    def save(self, path: Path) -> None:
+        """Write the heads as safetensors."""
+        save_file({k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}, str(path))
+
+    @classmethod
+    def load(cls, path: Path) -> Projection:
+        """Read heads written by `save`. Raises ModelError when the file is not one."""
+        try:
+            tensors = load_file(str(path))
+        except (OSError, SafetensorError) as error:
+            raise ModelError(f"the projection {path} cannot be read: {error}") from error
+        widths = {k.split(".")[1]: v for k, v in tensors.items() if k.startswith("heads.") and k.endswith(".weight")}
+        if not widths:
+            raise ModelError(f"{path} holds no projection heads: it names {sorted(tensors)[:3]}")
+        projection = cls(sorted(int(d) for d in widths), next(iter(widths.values())).shape[0])
+        projection.load_state_dict(tensors)
+        return projection

@@ -1,0 +1,54 @@
+"""How a transformer runs on this device: precision, attention, compilation. One place, so that it can be said."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from importlib.util import find_spec
+from typing import Literal
+
+import torch
+
+from limbeck.machine import computes_in_bf16
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+# Below this many tokens, batched matrix products with the full attention matrix are faster on a CPU than its
+# flash-attention kernel; above, the matrix no longer fits the caches and costs memory quadratic in the length.
+EAGER_LIMIT = 512
+
+
+def device_of(name: str | None = None) -> torch.device:
+    """The device asked for, or the best there is: CUDA, then MPS, then CPU."""
+    if name:
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def precision_of(asked: Precision, device: torch.device) -> Literal["fp32", "bf16"]:
+    """`auto` is bf16 where the device computes in it natively, fp32 elsewhere."""
+    if asked != "auto":
+        return asked
+    return "bf16" if computes_in_bf16(device.type) else "fp32"
+
+
+def attention_of(asked: str, device: torch.device, max_tokens: int, precision: str = "bf16") -> str:
+    """`auto`: on a CPU eager for short texts; on CUDA FlashAttention where it is installed, for bf16; else sdpa."""
+    if asked != "auto":
+        return asked
+    if device.type == "cpu":
+        return "eager" if max_tokens <= EAGER_LIMIT else "sdpa"
+    if device.type == "cuda" and precision == "bf16" and find_spec("flash_attn"):
+        return "flash_attention_2"
+    return "sdpa"
+
+
+def autocast(precision: Literal["fp32", "bf16"], device: torch.device) -> AbstractContextManager[object]:
+    """bf16 matrix products with fp32 weights and sums, or nothing."""
+    return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+def encode_tokens(device: torch.device) -> int:
+    """Padded tokens of one forward pass at inference: on a CPU what its caches hold, on a GPU what keeps it busy."""
+    return 2_048 if device.type == "cpu" else 65_536

