@@ -88,8 +88,11 @@ def score(sets: Sequence[HeldOut], vectors: Vectors, dims: Sequence[int]) -> Sco
         widths = sorted({d for d in dims if d < queries.shape[1]} | {queries.shape[1]})
         curves.append(compression_curve(queries, documents, held.relevant, widths))
     means = {k: float(np.mean([s.means()[k] for s in by_set])) for k in by_set[0].means()}
-    averaged = ("ndcg_at_10", "relative_to_full")
-    curve = [row[0] | {k: float(np.mean([r[k] for r in row])) for k in averaged} for row in zip(*curves, strict=True)]
+    full = means["ndcg_at_10"]
+    curve = []
+    for rows in zip(*curves, strict=True):  # one width and precision in every set
+        mean = float(np.mean([row["ndcg_at_10"] for row in rows]))
+        curve.append(rows[0] | {"ndcg_at_10": mean, "relative_to_full": mean / full if full else None})
     return Scored(means, curve, by_set)
 
 

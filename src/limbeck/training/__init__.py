@@ -1,0 +1,1 @@
+"""Stages that change weights, and the one loop that they share."""

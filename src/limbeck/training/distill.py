@@ -1,0 +1,230 @@
+"""Stage 1: the student, projected up into the teacher's space, learns to point where the teacher points.
+
+Wires the prepared texts, the teacher's stored vectors, the student and the objective to the loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from rich.console import Console
+from torch import Tensor, nn
+
+from limbeck.config import Distill, Recipe
+from limbeck.data.batching import SourceRows, StepPlan, micro_batches
+from limbeck.data.tables import ExampleTable
+from limbeck.data.tokens import TokenTable
+from limbeck.errors import TrainingError
+from limbeck.model import runtime
+from limbeck.model.backbone import Backbone
+from limbeck.model.prefixes import prefix
+from limbeck.model.projection import Projection
+from limbeck.model.student import StudentModel, compile_backbone
+from limbeck.model.tokenizer import Tokenizer, pad
+from limbeck.objectives.distillation import cosine_distillation
+from limbeck.objectives.matryoshka import matryoshka, weighted
+from limbeck.training import checkpoint
+from limbeck.training.loop import Batch, Run, train
+
+ROLE_PREFIX = {"query": "query", "document": "document", "text": "document"}  # text without a role is a document
+_FIT_TEXTS = 2048  # sample for the projection's first rotation: several times the widest student in use
+
+
+@dataclass(frozen=True)
+class TaughtSource:
+    """A source as stage 1 sees it: token ids of all its texts, and each text's row in the teacher store."""
+
+    name: str
+    weight: float
+    tokens: TokenTable  # texts of the first role, then of the second
+    teacher_rows: np.ndarray  # [N] int64
+    roles: int  # 1 (texts) or 2 (pairs)
+
+    @property
+    def rows(self) -> SourceRows:
+        """Both sides of a pair are drawn together."""
+        texts = np.arange(len(self.tokens), dtype=np.int64).reshape(self.roles, -1).T
+        return SourceRows(self.name, self.weight, texts, self.tokens.lengths)
+
+
+@dataclass(frozen=True)
+class TextBatch:
+    """One forward pass: ids, mask [B, T] int64 and the teacher's vectors [B, D] fp32, on the device."""
+
+    ids: Tensor
+    mask: Tensor
+    teacher: Tensor
+
+
+def tokenise(table: ExampleTable, stem: Path, tokenizer: Tokenizer, *, max_tokens: int) -> TokenTable:
+    """Token ids of every text of a table with its role's prefix, first role first; truncation counted in the table."""
+    parts = [(table.texts(role), prefix(ROLE_PREFIX[role])) for role in table.roles]
+    return TokenTable.write(stem, parts, tokenizer, max_tokens=max_tokens)
+
+
+class DistillBatches:
+    """Steps of stage 1 for this process, as the loop wants them."""
+
+    def __init__(
+        self,
+        sources: list[TaughtSource],
+        gather: Callable[[np.ndarray], np.ndarray],
+        settings: Distill,
+        *,
+        pad_id: int,
+        seed: int,
+        accelerator: Accelerator,
+    ) -> None:
+        """Args: sources; gather: store rows [B] → vectors [B, D]; settings; pad_id; seed; accelerator."""
+        self._sources, self._gather, self._settings, self._pad = sources, gather, settings, pad_id
+        self._accelerator = accelerator
+        self._plan = StepPlan([s.rows for s in sources], tokens_per_step=settings.tokens_per_step, seed=seed)
+        self.state, self.restore = self._plan.state, self._plan.restore
+
+    def next(self) -> Batch[TextBatch]:
+        """Draw the global step, keep this process's forward passes."""
+        step = self._plan.next()
+        source = self._sources[step.source]
+        processes, rank = self._accelerator.num_processes, self._accelerator.process_index
+        cuts = micro_batches(
+            source.tokens.lengths[step.texts], self._settings.tokens_per_micro_batch, processes=processes
+        )
+        if len(cuts) < processes:  # on every process alike: one that raised alone would leave the others waiting
+            raise TrainingError(
+                f"a step of {len(step.texts)} texts cannot be shared by {processes} processes: raise tokens_per_step"
+            )
+        mine = [(self._pass(source, step.texts[c]), len(c) / len(step.texts)) for c in cuts[rank::processes]]
+        return Batch(mine, step.tokens)
+
+    def _pass(self, source: TaughtSource, texts: np.ndarray) -> TextBatch:
+        device = self._accelerator.device
+        ids, mask = pad([source.tokens[t] for t in texts], self._pad)
+        teacher = self._gather(source.teacher_rows[texts]).astype(np.float32)
+        tensors = (torch.from_numpy(a).to(device, non_blocking=True) for a in (ids, mask, teacher))
+        return TextBatch(*tensors)
+
+    def sample(self, texts: int) -> Iterator[TextBatch]:
+        """Forward passes over about so many texts, the first that training will see; the position is not moved.
+
+        Every process gets all of them.
+        """
+        position, seen = self.state(), 0
+        while seen < texts:
+            step = self._plan.next()
+            source = self._sources[step.source]
+            for cut in micro_batches(source.tokens.lengths[step.texts], self._settings.tokens_per_micro_batch):
+                seen += len(cut)
+                yield self._pass(source, step.texts[cut])
+        self.restore(position)
+
+
+def distill_loss(dims: list[int], weights: list[float] | None) -> Callable[[nn.Module, TextBatch], dict[str, Tensor]]:
+    """1 − cos between projected student and teacher over every prefix of the student's vector (2602.15547, stage 1)."""
+
+    def loss(model: Any, batch: TextBatch) -> dict[str, Tensor]:
+        vectors = model(batch.ids, batch.mask)
+        project = getattr(model, "module", model).projection
+        terms = matryoshka(lambda z: cosine_distillation(project(z), batch.teacher), vectors, dims)
+        return {"loss": weighted(terms, weights)} | {f"loss/dim{d}": term for d, term in terms.items()}
+
+    return loss
+
+
+def distill(
+    recipe: Recipe,
+    backbone: Backbone,
+    sources: list[TaughtSource],
+    gather: Callable[[np.ndarray], np.ndarray],
+    folder: Path,
+    *,
+    key: str,
+    console: Console | None = None,
+) -> tuple[StudentModel, int]:
+    """Train, or go on training. Returns the student with its projection, and the real tokens trained on.
+
+    Args:
+        recipe: the run.
+        backbone: from `limbeck.model.backbone.build`; trained in place.
+        sources: see TaughtSource.
+        gather: store rows [B] → teacher vectors [B, D].
+        folder: checkpoints and metrics go here.
+        key: digest of all that the weights depend on, so that a changed run never resumes.
+        console: where the progress bar goes; None = nowhere.
+
+    Raises TrainingError.
+    """
+    settings = recipe.distill
+    device = runtime.device_of()
+    precision = runtime.precision_of(settings.precision, device)
+    AcceleratorState._reset_state()  # an earlier run of this process may have had another precision
+    accelerator = Accelerator(mixed_precision="bf16" if precision == "bf16" else "no", cpu=device.type == "cpu")
+    max_tokens = settings.max_tokens or recipe.student.max_tokens
+    backbone.model.set_attn_implementation(  # type: ignore[operator]
+        runtime.attention_of(settings.attention, device, max_tokens, precision)
+    )
+    if settings.gradient_checkpointing:
+        backbone.model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+    dims = recipe.student.dims
+    model = StudentModel(
+        backbone.model, pooling=recipe.student.pooling, projection=_drawn(dims, recipe.teacher.dim, recipe.seed)
+    )
+    if not settings.train_token_embeddings:
+        backbone.model.get_input_embeddings().requires_grad_(False)  # type: ignore[operator]
+    model.to(accelerator.device)
+    batches = DistillBatches(
+        sources, gather, settings, pad_id=backbone.tokenizer.pad_id, seed=recipe.seed, accelerator=accelerator
+    )
+    if compiles(settings, device):
+        model.train()  # as the loop runs it: the kernels of an evaluated model are others
+        with accelerator.autocast():
+            compile_backbone(model, accelerator.device)
+    if settings.projection_init == "rotation" and not checkpoint.latest(folder / "checkpoints"):
+        _fit(model, batches, accelerator)
+    run = Run(
+        folder=folder,
+        key=key,
+        steps=settings.steps,
+        optimizer=settings.optimizer,
+        checkpoint_every=settings.checkpoint_every,
+        keep_checkpoints=settings.keep_checkpoints,
+        log_every=settings.log_every,
+        seed=recipe.seed,
+        title="stage 1: distil",
+    )
+    tokens = train(model, distill_loss(dims, settings.matryoshka_weights), batches, run, accelerator, console=console)
+    return model, tokens
+
+
+def compiles(settings: Distill, device: torch.device) -> bool:
+    """`auto`: where the run is long enough that faster steps repay the minute that compilation takes."""
+    if settings.compile != "auto":
+        return settings.compile == "on"
+    return device.type in ("cpu", "cuda") and settings.steps * settings.tokens_per_step > 20_000_000
+
+
+def _drawn(dims: list[int], teacher_dim: int, seed: int) -> Projection:
+    state = torch.random.get_rng_state()
+    torch.manual_seed(seed)
+    projection = Projection(dims, teacher_dim)
+    torch.random.set_rng_state(state)
+    return projection
+
+
+@torch.no_grad()
+def _fit(model: StudentModel, batches: DistillBatches, accelerator: Accelerator) -> None:
+    model.eval()  # no dropout in the sample; the loop sets it training
+    vectors, targets = [], []
+    with accelerator.autocast():
+        for micro in batches.sample(_FIT_TEXTS):
+            vectors.append(model(micro.ids, micro.mask).cpu())
+            targets.append(micro.teacher.cpu())
+    assert model.projection is not None
+    model.projection.cpu().rotate(torch.cat(vectors), torch.cat(targets))
+    model.projection.to(accelerator.device)

@@ -1,0 +1,234 @@
+"""The only step loop. A stage brings its batches and its loss; this brings the order of things."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+import torch
+from accelerate import Accelerator
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from torch import Tensor, nn
+
+from limbeck.config import Optimizer
+from limbeck.errors import TrainingError
+from limbeck.training import checkpoint
+
+M = TypeVar("M")
+
+
+@dataclass(frozen=True)
+class Batch(Generic[M]):
+    """One optimizer step of this process: forward passes with their share of the global loss, and the global tokens.
+
+    The shares of all forward passes of all processes add up to 1.
+    """
+
+    micro: Sequence[tuple[M, float]]
+    tokens: int
+
+
+class Batches(Protocol[M]):
+    """Endless batches whose position can be saved."""
+
+    def next(self) -> Batch[M]:
+        """Make the next step's batch."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """The position, as JSON."""
+        ...
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go to a position."""
+        ...
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the loop is told about a run."""
+
+    folder: Path  # checkpoints/ and metrics.jsonl go here
+    key: str  # digest of all that the weights depend on
+    steps: int
+    optimizer: Optimizer
+    checkpoint_every: int
+    keep_checkpoints: int
+    log_every: int
+    seed: int  # of whatever is drawn while training, such as dropout
+    title: str = "training"
+
+
+def train(
+    model: nn.Module,
+    loss: Callable[[nn.Module, M], dict[str, Tensor]],
+    batches: Batches[M],
+    run: Run,
+    accelerator: Accelerator,
+    *,
+    console: Console | None = None,
+) -> int:
+    """Run, or go on with, `run.steps` optimizer steps. Returns the real tokens trained on.
+
+    Args:
+        model: holds every weight; those that require a gradient are trained.
+        loss: (model, forward pass) → named terms, "loss" being the one that is minimised (a mean over the pass).
+        batches: see Batches; continued from the checkpoint's position.
+        run: see Run.
+        accelerator: device, precision and processes.
+        console: where the progress bar goes (of the main process, and on a terminal only); None = nowhere.
+
+    Raises TrainingError when the loss or its gradient is not finite, or a checkpoint cannot be written or read.
+    """
+    model = accelerator.prepare(model)
+    plain = accelerator.unwrap_model(model)
+    optimizer = adamw(plain, run.optimizer)
+    done = checkpoint.Progress(0, 0, batches.state())
+    torch.manual_seed(run.seed + accelerator.process_index)
+    if newest := checkpoint.latest(run.folder / "checkpoints"):
+        done = checkpoint.load(newest, plain, optimizer, key=run.key)
+        batches.restore(done.data)
+    log = Metrics(run.folder, accelerator, from_step=done.step)
+    model.train()
+    tokens, started, since = done.tokens, time.monotonic(), done.tokens
+    with closing(log), _Bar(run, done.step, console if accelerator.is_main_process else None) as advance:
+        for step in range(done.step, run.steps):
+            batch = batches.next()
+            terms: dict[str, Tensor] = {}
+            for i, (micro, share) in enumerate(batch.micro):
+                last = i == len(batch.micro) - 1
+                with nullcontext() if last else accelerator.no_sync(model):
+                    values = loss(model, micro)
+                    # DDP averages gradients over processes; the shares are of the global batch, so undo that
+                    accelerator.backward(values["loss"] * (share * accelerator.num_processes))
+                for name, value in values.items():
+                    terms[name] = terms.get(name, 0) + value.detach() * share
+            norm: Any = accelerator.clip_grad_norm_(plain.parameters(), run.optimizer.clip_norm)
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * schedule(step, run.steps, run.optimizer)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            tokens += batch.tokens
+            logs, saves = ((step + 1) % n == 0 or step + 1 == run.steps for n in (run.log_every, run.checkpoint_every))
+            if logs or saves:
+                total = accelerator.reduce({k: v.float() for k, v in terms.items()}, reduction="sum")
+                row = {k: float(v) for k, v in total.items()}
+                row |= {"lr": optimizer.param_groups[0]["lr"], "grad_norm": float(norm), "tokens": tokens}
+                if not math.isfinite(row["loss"] + row["grad_norm"]):  # seen before it is saved: a run can go on
+                    raise TrainingError(
+                        f"the loss became {row['loss']} at step {step + 1} (norm of its gradient: {row['grad_norm']}): "
+                        "lower optimizer.learning_rate, or set precision=fp32; the last checkpoint is from before that"
+                    )
+                if logs:
+                    speed = (tokens - since) / (time.monotonic() - started)
+                    log.write(step + 1, row | {"tokens_per_second": round(speed, 1)})
+                    advance(step + 1, row["loss"], speed)
+            if saves:
+                done = checkpoint.Progress(step + 1, tokens, batches.state())
+                if accelerator.is_main_process:
+                    folder = run.folder / "checkpoints"
+                    checkpoint.save(folder, plain, optimizer, done, key=run.key, keep=run.keep_checkpoints)
+                accelerator.wait_for_everyone()
+    return tokens
+
+
+def adamw(model: nn.Module, settings: Optimizer) -> torch.optim.AdamW:
+    """AdamW over the trainable weights: decay on matrices only, another rate for a projection if the recipe has one."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            projection = name.startswith("projection.") and settings.projection_learning_rate
+            rate = settings.projection_learning_rate if projection else settings.learning_rate
+            decay = settings.weight_decay if parameter.ndim > 1 else 0.0
+            groups.setdefault((float(rate or 0), decay), []).append(parameter)
+    if not groups:
+        raise TrainingError("no weight of the model requires a gradient: there is nothing to train")
+    parameters = [{"params": p, "lr": r, "peak": r, "weight_decay": d} for (r, d), p in groups.items()]
+    return torch.optim.AdamW(parameters, betas=settings.betas, fused=True)
+
+
+def schedule(step: int, steps: int, settings: Optimizer) -> float:
+    """Share of the peak learning rate at a step (from 0): linear warm-up, then cosine to `final_fraction`.
+
+    A function of the step alone, so there is no scheduler state to lose.
+    """
+    warmup = min(settings.warmup_steps, steps)
+    if step < warmup:
+        return (step + 1) / warmup
+    through = (step - warmup) / max(1, steps - warmup)
+    return settings.final_fraction + (1 - settings.final_fraction) * 0.5 * (1 + math.cos(math.pi * through))
+
+
+class Metrics:
+    """metrics.jsonl and TensorBoard. Rows after the step resumed from are dropped: they are about to be made again."""
+
+    def __init__(self, folder: Path, accelerator: Accelerator, *, from_step: int) -> None:
+        """Args: folder of the stage; accelerator: only its main process writes; from_step: last step to keep."""
+        self.path, self._accelerator = folder / "metrics.jsonl", accelerator
+        self._main = accelerator.is_main_process
+        if not self._main:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        kept = [r for r in read_metrics(self.path) if r["step"] <= from_step]
+        temporary = self.path.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(r) + "\n" for r in kept))
+        os.replace(temporary, self.path)
+        self._file = open(self.path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115  closed by close()
+        from torch.utils.tensorboard.writer import SummaryWriter
+
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=from_step + 1)
+
+    def write(self, step: int, row: dict[str, float]) -> None:
+        """Log one row."""
+        if self._main:
+            self._file.write(json.dumps({"step": step, **row}) + "\n")
+            for name, value in row.items():
+                self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flush and close."""
+        if self._main:
+            self._file.close()
+            self._board.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Rows of metrics.jsonl; a last line torn by a kill is left out."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+class _Bar:
+    def __init__(self, run: Run, start: int, console: Console | None) -> None:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[state]}"),
+            TimeRemainingColumn(),
+        )
+        self._bar = Bar(*columns, console=console, disable=console is None or not console.is_terminal)
+        self._task = self._bar.add_task(run.title, total=run.steps, completed=start, state="")
+
+    def __enter__(self) -> Callable[[int, float, float], None]:
+        self._bar.start()
+        return lambda step, loss, speed: self._bar.update(
+            self._task, completed=step, state=f"loss {loss:.4f}  {speed:,.0f} tokens/s"
+        )
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()

@@ -1,0 +1,117 @@
+"""A stage of a run: a folder with a manifest that says what it was made from. Unchanged inputs = nothing to do."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from limbeck import __version__
+from limbeck.config import DebianPackagesSource, FileSource, HubSource, PythonDocsSource, Source
+from limbeck.files import read_json, write_json
+from limbeck.machine import peak_rss_mib
+
+MANIFEST = "stage.json"
+
+
+def digest(*parts: Any) -> str:
+    """16 hex digits of SHA-256 over JSON values."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+@dataclass
+class Stage:
+    """One step of the pipeline, its folder, and the digest of all that its result depends on."""
+
+    name: str
+    folder: Path
+    key: str
+
+    def manifest(self) -> dict[str, Any] | None:
+        """What the finished stage wrote, or None when it is unfinished or was made from something else."""
+        try:
+            found = read_json(self.folder / MANIFEST)
+        except (FileNotFoundError, ValueError):
+            return None
+        return found if found.get("key") == self.key else None
+
+    def complete(self, work: Callable[[], dict[str, Any] | None]) -> dict[str, Any]:
+        """Do the work unless it is done. Returns the manifest; the seconds of runs that were killed are counted too."""
+        if done := self.manifest():
+            return done
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with _Clock(self.folder.with_name(f".{self.name}.seconds.json"), self.key) as clock:
+            facts = work() or {}
+        body = {"key": self.key, "limbeck": __version__, "seconds": round(clock.seconds, 2), **facts}
+        body["peak_rss_mb"] = round(peak_rss_mib(), 1)  # of the process that ended it
+        write_json(self.folder / MANIFEST, body)
+        clock.forget()
+        return body
+
+    def invalidate(self) -> None:
+        """Make the next `complete` do the work again."""
+        (self.folder / MANIFEST).unlink(missing_ok=True)
+
+
+class _Clock:
+    """Wall time of a stage over all its attempts; a kill −9 loses only its own attempt's share.
+
+    Kept beside the stage's folder: some stages replace that as a whole, and refuse one with other things in it.
+    """
+
+    def __init__(self, path: Path, key: str) -> None:
+        self._path, self._key, self.seconds = path, key, 0.0
+
+    def __enter__(self) -> _Clock:
+        try:
+            before = read_json(self._path)
+            self.seconds = before["seconds"] if before["key"] == self._key else 0.0
+        except (FileNotFoundError, ValueError, KeyError):
+            pass
+        self._start = time.monotonic()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds += time.monotonic() - self._start
+        with suppress(OSError):  # on a full disk, what the stage says about it must come through
+            write_json(self._path, {"key": self._key, "seconds": self.seconds})
+
+    def forget(self) -> None:
+        self._path.unlink(missing_ok=True)
+
+
+def source_state(source: Source) -> Any:
+    """What the examples of a source depend on besides its settings: files' sizes and times, installed packages."""
+    if isinstance(source, FileSource):
+        import glob
+
+        patterns = [source.path] if isinstance(source.path, str) else source.path
+        files = sorted(f for p in patterns for f in (glob.glob(p, recursive=True) or [p]))
+        return [_state_of(Path(f)) for f in files]
+    if isinstance(source, PythonDocsSource):
+        if source.paths:
+            return [_state_of(f) for p in source.paths for f in sorted(Path(p).rglob("*.py"))]
+        import platform
+
+        installed = sorted(f"{d.metadata['Name']}=={d.version}" for d in metadata.distributions())
+        return [platform.python_version(), *installed]
+    if isinstance(source, DebianPackagesSource):
+        folder = Path(source.fetch_into) if source.fetch_into else Path("/var/lib/apt/lists")
+        return [_state_of(f) for f in sorted(folder.rglob("*")) if f.is_file()]
+    if isinstance(source, HubSource) and Path(source.dataset).is_dir():
+        return [_state_of(f) for f in sorted(Path(source.dataset).rglob("*")) if f.is_file()]
+    return None  # a hub dataset is named by its revision
+
+
+def _state_of(path: Path) -> tuple[str, int, int] | tuple[str]:
+    try:
+        stat = path.stat()
+    except OSError:
+        return (str(path),)
+    return str(path), stat.st_size, stat.st_mtime_ns

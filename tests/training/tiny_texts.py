@@ -1,0 +1,28 @@
+"""Texts of few words, and the width of the vectors that the tiny teacher makes of them."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+TEACHER_DIM = 24
+WORDS = (
+    "array axis buffer byte cache class code column count data date decode dict digit directory encode error event "
+    "field file float format frame function group handle header image index input integer iterator join key label "
+    "length level line list lock loop map matrix merge message mode module name number object option order output "
+    "packet page parse path pattern process query queue range read record request return row sample scale search "
+    "sequence server set shape signal size slice sort source split stack state stream string table task text thread "
+    "time token tree tuple type update user value vector version view weight width window word write zone"
+).split()
+
+
+def write_pairs(path: Path, count: int, *, seed: int = 0) -> Path:
+    """JSONL of queries and documents; a document repeats words of its query."""
+    draw = random.Random(seed)
+    rows = []
+    for _ in range(count):
+        query = draw.sample(WORDS, draw.randint(2, 6))
+        rows.append({"q": " ".join(query), "d": " ".join([*query[:2], *draw.choices(WORDS, k=draw.randint(3, 25))])})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
