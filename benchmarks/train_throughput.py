@@ -1,0 +1,263 @@
+"""Training on real text: limbeck's stage 1 against sentence-transformers' trainer with its `EmbedDistillLoss`.
+
+    python benchmarks/train_throughput.py
+
+Both train the student of a recipe (by default the demo's: a pruned, rotary MiniLM with a projection on top) on pairs of
+Python docstrings, towards the same vectors of the same teacher, in the same precision, with the same threads, prefixes,
+cut and clipping. limbeck runs stage 1 as the recipe says. The peer runs as it documents: both columns in one dataset,
+vectors in a `label` column, `prompts`, random batches padded to their longest text, its default attention. A step of
+the peer has as many pairs as one of limbeck has on average, unless --batch-size says otherwise.
+
+Counted are real tokens, not padding, from the end of the warm-up steps to the end of the run; nothing is saved in
+between. Model FLOPs are 6 a token and weight of the layers, and 12 · length · width a token and layer for attention.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+import transformers
+from _harness import alternate, conclude, introduce
+from datasets import Dataset
+from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from sentence_transformers.sentence_transformer.losses import EmbedDistillLoss
+
+from limbeck import machine
+from limbeck.config import PythonDocsSource, Recipe, load_recipe
+from limbeck.data.batching import StepPlan
+from limbeck.data.sources import read_source
+from limbeck.data.tokens import TokenTable
+from limbeck.model import backbone as backbones
+from limbeck.model import runtime
+from limbeck.model.bundle import BundleSpec, save_bundle
+from limbeck.model.prefixes import prefix
+from limbeck.teacher.backends import load_teacher, resolve_model_folder
+from limbeck.teacher.store import TeacherStore
+from limbeck.training import distill as stage1
+
+SOURCE = PythonDocsSource(packages=["numpy", "scipy", "torch"], max_document_chars=500, max_rows=4000)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", default="demo")
+    parser.add_argument("--steps", type=int, default=10, help="timed optimizer steps of a round")
+    parser.add_argument("--warmup", type=int, default=3, help="steps before them, at least 1")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--pairs", type=int, default=SOURCE.max_rows)
+    parser.add_argument("--batch-size", type=int, help="pairs of a step of the peer; default: as many as limbeck has")
+    parser.add_argument("--matryoshka", action="store_true", help="limbeck trains every prefix of the recipe's dims")
+    parser.add_argument("--threads", type=int, default=machine.usable_cores())
+    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "limbeck-benchmark")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    datasets.disable_progress_bars()
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    recipe = settings(args)
+    introduce(
+        "train_throughput",
+        f"real tokens a second of distillation, {recipe.distill.precision}, {args.threads} threads, "
+        + (f"dims {recipe.student.dims}" if args.matryoshka else "full width only"),
+        packages=("datasets",),
+    )
+    work = prepare(recipe, args)
+    with tempfile.TemporaryDirectory() as folder:
+        run(recipe, work, Path(folder), args)
+
+
+def settings(args: argparse.Namespace) -> Recipe:
+    """The recipe for one round: as many steps as are timed, the rest as a whole run would have it."""
+    recipe = load_recipe(args.recipe)
+    device = runtime.device_of()
+    steps = args.warmup + args.steps + 1  # the start of the last step is the end of the one before
+    return load_recipe(
+        args.recipe,
+        [
+            f"student.dims={recipe.student.dims if args.matryoshka else recipe.student.dims[-1:]}",
+            f"distill.compile={'on' if stage1.compiles(recipe.distill, device) else 'off'}",
+            f"distill.precision={runtime.precision_of(recipe.distill.precision, device)}",
+            f"distill.steps={steps}",
+            f"distill.checkpoint_every={steps}",
+            "distill.projection_init=random",
+        ],
+    )
+
+
+@dataclass(frozen=True)
+class Work:
+    """What both sides train on. P: pairs, D: teacher dims."""
+
+    queries: list[str]
+    documents: list[str]
+    source: stage1.TaughtSource
+    store: TeacherStore
+    vectors: np.ndarray  # fp16 [P, 2, D]
+    pairs_per_step: int
+
+
+def prepare(recipe: Recipe, args: argparse.Namespace) -> Work:
+    """Read the texts, and have the teacher's vectors of them; a second run finds them in the cache."""
+    examples: list[Any] = list(read_source(SOURCE.model_copy(update={"max_rows": args.pairs})))
+    queries, documents = [e.query for e in examples], [e.document for e in examples]
+    teacher = load_teacher(recipe.teacher)
+    store = TeacherStore.open(args.cache, fingerprint=teacher.fingerprint, dim=recipe.teacher.dim)
+    rows = np.stack([store.teach(texts, "", teacher.encode) for texts in (queries, documents)])
+    tokenizer = backbones.tokenizer_of(recipe.student, resolve_model_folder(recipe.teacher))
+    parts = [(queries, prefix("query")), (documents, prefix("document"))]
+    limit = recipe.distill.max_tokens or recipe.student.max_tokens
+    tokens = TokenTable.write(args.cache / "tokens", parts, tokenizer, max_tokens=limit)
+    source = stage1.TaughtSource("python-docs", 1.0, tokens, rows.reshape(-1), roles=2)
+    plan = StepPlan([source.rows], tokens_per_step=recipe.distill.tokens_per_step, seed=recipe.seed)
+    pairs = args.batch_size or round(statistics.mean(len(plan.next().texts) / 2 for _ in range(100)))
+    lengths = tokens.lengths
+    print(f"texts     {len(queries):,} pairs, {lengths.mean():.1f} tokens a text (median {np.median(lengths):.0f})")
+    print(f"step      limbeck {recipe.distill.tokens_per_step:,} tokens, peer {pairs} pairs", flush=True)
+    return Work(queries, documents, source, store, store.gather(rows.T.reshape(-1)).reshape(-1, 2, store.dim), pairs)
+
+
+def run(recipe: Recipe, work: Work, folder: Path, args: argparse.Namespace) -> None:
+    student = backbones.build(recipe.student, resolve_model_folder(recipe.teacher), seed=recipe.seed)
+    spec = BundleSpec(
+        name="student",
+        pooling=recipe.student.pooling,
+        dims=recipe.student.dims,
+        max_tokens=recipe.distill.max_tokens or recipe.student.max_tokens,
+    )
+    save_bundle(folder / "student", backbone=student.model, tokenizer=student.tokenizer, spec=spec, projection=None)
+    peer = peer_side(recipe, work, folder, args)
+    found = alternate(
+        {"limbeck": limbeck_side(recipe, student, work, folder, args), "sentence-transformers": peer},
+        rounds=args.rounds,
+    )
+    ours, theirs = found["limbeck"], found["sentence-transformers"]
+    print_utilisation(recipe, student.model, work, {"limbeck": ours, "sentence-transformers": theirs})
+    conclude(
+        "train_throughput",
+        ours=("limbeck stage 1", ours),
+        peer=("SentenceTransformerTrainer + EmbedDistillLoss", theirs),
+        unit="tokens/s",
+        better="more",
+    )
+
+
+Moment = tuple[float, int]  # seconds, real tokens of all steps before
+
+
+def rate(moments: Sequence[Moment], args: argparse.Namespace) -> float:
+    """Tokens a second from the end of the warm-up on. moments: the start of every step."""
+    (start, before), (end, after) = moments[args.warmup], moments[args.warmup + args.steps]
+    return (after - before) / (end - start)
+
+
+def limbeck_side(
+    recipe: Recipe, student: backbones.Backbone, work: Work, folder: Path, args: argparse.Namespace
+) -> Callable[[], float]:
+    moments: list[Moment] = []
+
+    class Timed(stage1.DistillBatches):
+        def next(self) -> Any:
+            tokens = moments[-1][1] + self.drawn if moments else 0
+            moments.append((time.perf_counter(), tokens))
+            batch = super().next()
+            self.drawn = batch.tokens
+            return batch
+
+    stage1.DistillBatches = Timed  # type: ignore[misc]  # the rest of stage 1 runs as it is
+
+    def side() -> float:
+        moments.clear()
+        with tempfile.TemporaryDirectory(dir=folder) as out:
+            stage1.distill(recipe, student, [work.source], work.store.gather, Path(out), key="benchmark")
+        return rate(moments, args)
+
+    return side
+
+
+def peer_side(recipe: Recipe, work: Work, folder: Path, args: argparse.Namespace) -> Callable[[], float]:
+    dataset = Dataset.from_dict({"query": work.queries, "document": work.documents, "label": work.vectors.tolist()})
+    moments: list[Moment] = []
+
+    class Counted(EmbedDistillLoss):
+        def forward(self, sentence_features: Any, labels: Any) -> torch.Tensor:
+            features = list(sentence_features)
+            drawn = sum(int(f["attention_mask"].sum()) for f in features)
+            moments.append((moments[-1][0], moments[-1][1] + drawn) if moments else (0.0, drawn))
+            return super().forward(features, labels)
+
+    class Clock(transformers.TrainerCallback):
+        def __init__(self) -> None:
+            self.starts: list[Moment] = []
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            self.starts.append((time.perf_counter(), moments[-1][1]))
+
+    optimizer = recipe.distill.optimizer
+
+    def side() -> float:
+        moments.clear()
+        model = SentenceTransformer(
+            str(folder / "student"), device="cpu" if runtime.device_of().type == "cpu" else None
+        )
+        if not recipe.distill.train_token_embeddings:
+            transformer: Any = model[0]
+            transformer.auto_model.get_input_embeddings().requires_grad_(False)
+        clock = Clock()
+        trainer = SentenceTransformerTrainer(
+            model=model,
+            args=SentenceTransformerTrainingArguments(
+                output_dir=str(folder / "peer"),
+                per_device_train_batch_size=work.pairs_per_step,
+                max_steps=recipe.distill.steps,
+                learning_rate=optimizer.learning_rate,
+                max_grad_norm=optimizer.clip_norm,
+                bf16=recipe.distill.precision == "bf16",
+                prompts={"query": prefix("query"), "document": prefix("document")},
+                use_cpu=runtime.device_of().type == "cpu",
+                save_strategy="no",
+                report_to="none",
+                disable_tqdm=True,
+                seed=recipe.seed,
+            ),
+            train_dataset=dataset,
+            loss=Counted(model, distance_metric="cosine", projection_dim=recipe.teacher.dim),
+            callbacks=[clock],
+        )
+        trainer.train()
+        return rate([(0.0, 0), *clock.starts], args)
+
+    return side
+
+
+def print_utilisation(recipe: Recipe, model: Any, work: Work, rates: dict[str, list[float]]) -> None:
+    """What share of this machine's matrix products at the student's shapes the model FLOPs of each side are."""
+    shapes = [
+        (recipe.distill.tokens_per_micro_batch, module.in_features, module.out_features)
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and not name.startswith("pooler")
+    ]
+    precision: Any = recipe.distill.precision
+    peak = machine.matmul_rate(shapes, precision, device=runtime.device_of().type)
+    lengths = work.source.tokens.lengths.astype(float)
+    seen = (lengths**2).sum() / lengths.sum()  # tokens that a token attends to, on average over tokens
+    config = model.config
+    flops = 6 * backbones.size(model).layers + 12 * config.num_hidden_layers * config.hidden_size * seen
+    print(f"\npeak      {peak / 1e9:,.0f} GFLOP/s of {precision} matrix products at the student's shapes")
+    for name, values in rates.items():
+        share = statistics.median(values) * flops / peak
+        print(f"          {name}: {flops / 1e6:,.1f} MFLOP a token, {100 * share:.1f}% of that peak")
+    print(flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,272 @@
+"""The command line: parse, call, print. Every command imports what it needs when it runs, so that help is instant."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+app = typer.Typer(
+    name="limbeck",
+    help="Distil a large text-embedding model into a small one, and use it.",
+    epilog="Start with: limbeck run demo",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,  # errors made for people are one line; --debug shows Python's own traceback
+    context_settings={"help_option_names": ["-h", "--help"]},
+    add_completion=False,
+)
+
+_EXTRAS = {  # a module that is missing → the extra that brings it
+    "accelerate": "train",
+    "datasets": "train",
+    "filelock": "train",
+    "jinja2": "eval",
+    "matplotlib": "eval",
+    "openai": "train",
+    "psutil": "train",
+    "pyarrow": "train",
+    "pytrec_eval": "eval",
+    "sentence_transformers": "train",
+    "tensorboard": "train",
+    "xxhash": "train",
+}
+
+
+class Role(StrEnum):
+    """Which side of a search a text is on."""
+
+    query = "query"
+    document = "document"
+
+
+class Precision(StrEnum):
+    """What the numbers of a vector are stored as."""
+
+    float32 = "float32"
+    int8 = "int8"
+    binary = "binary"
+    ubinary = "ubinary"
+
+
+RecipeArgument = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A shipped recipe (see [bold]limbeck recipes[/bold]) or a YAML file.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=VALUE", help="Change one value of the recipe; may be given many times."),
+]
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A bundle, such as runs/demo/model.")]
+DimOption = Annotated[int | None, typer.Option(help="Keep the first so many numbers of each vector.", min=1)]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from limbeck import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_show_version)
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    if debug:
+        os.environ["LIMBECK_DEBUG"] = "1"  # main() reads it when an error arrives
+
+
+@app.command(epilog="Example: limbeck run demo --set distill.steps=200 --set out=runs/short")
+def run(
+    recipe: RecipeArgument,
+    changes: SetOption = None,
+    stop_after: Annotated[
+        str | None, typer.Option(metavar="STAGE", help="Stop after data, teach, distill, bundle or evaluate.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Do every stage again, even those that are done.")] = False,
+) -> None:
+    """Run a recipe: read texts, teach, distil, evaluate, report.
+
+    What is done is skipped; what was killed goes on where it stopped.
+    """
+    from limbeck.config import load_recipe
+    from limbeck.training import pipeline
+
+    loaded = load_recipe(recipe, changes or ())
+    pipeline.run(loaded, stop_after=stop_after, force=force, console=_console(sys.stderr))
+
+
+@app.command(epilog="Example: limbeck plan jina-v5-nano --set distill.steps=10000")
+def plan(
+    recipe: RecipeArgument,
+    changes: SetOption = None,
+    probe: Annotated[bool, typer.Option(help="Time a few steps here, to tell how long the run takes.")] = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what a run would do: texts, weights, memory, disk and time.
+
+    Needs neither weights nor network: what is not on this machine is said to be unknown.
+    """
+    from limbeck.config import load_recipe
+    from limbeck.plan import make_plan
+
+    console = _console(sys.stderr)
+    with console.status("counting texts" + (" and timing a few steps" if probe else "")):
+        made = make_plan(load_recipe(recipe, changes or ()), probe=probe)
+    if as_json:
+        _print_json(made.as_dict())
+        return
+    from limbeck.plan.tables import show
+
+    show(made, _console(sys.stdout))
+
+
+@app.command(epilog="Example: limbeck recipes")
+def recipes(as_json: JsonOption = False) -> None:
+    """List the recipes that come with limbeck."""
+    from limbeck.config import load_recipe, shipped_recipes
+
+    found = {name: load_recipe(name).description for name in sorted(shipped_recipes())}
+    if as_json:
+        _print_json(found)
+        return
+    width = max(map(len, found))
+    for name, description in found.items():
+        typer.echo(f"{name:<{width}}  {description}")
+
+
+@app.command(epilog="Example: limbeck encode runs/demo/model texts.txt --out vectors.npy --dim 128")
+def encode(
+    model: ModelArgument,
+    source: Annotated[
+        str, typer.Argument(metavar="INPUT", help="Texts, one a line, or JSONL with --field; - is standard input.")
+    ] = "-",
+    out: Annotated[
+        str, typer.Option(help="FILE.npy, FILE.npz (for int8), FILE.jsonl, or - for JSONL on standard output.")
+    ] = "-",
+    role: Annotated[Role, typer.Option(help="Queries and documents are encoded differently.")] = Role.document,
+    task: Annotated[str | None, typer.Option(help="Adapter to use, where the model has adapters.")] = None,
+    dim: DimOption = None,
+    precision: Annotated[Precision, typer.Option(help="binary and ubinary: one bit a number.")] = Precision.float32,
+    field: Annotated[str | None, typer.Option(help="Read JSON lines, and take the text from this field.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Turn texts into vectors. Row N of the output is line N of the input."""
+    import limbeck
+    from limbeck.encode_file import Settings, encode_file, read_texts
+
+    texts = read_texts(source, field)
+    settings = Settings(role=role.value, task=task, dim=dim, precision=precision.value)
+    encoder = limbeck.load(model)
+    with _progress("encoding", len(texts)) as advance:
+        stats = encode_file(encoder, texts, out, settings, progress=advance)
+    if as_json:
+        _print_json(asdict(stats), to=sys.stderr if out == "-" else sys.stdout)
+    else:
+        typer.echo(stats, err=True)
+
+
+@app.command(epilog='Example: limbeck search runs/demo/model runs/demo "merge two sorted lists" --top 3')
+def search(
+    model: ModelArgument,
+    corpus: Annotated[
+        str,
+        typer.Argument(
+            metavar="CORPUS",
+            help="A JSONL, CSV or Parquet file with id and text, a run folder, python-docs or debian-packages.",
+        ),
+    ],
+    query: Annotated[str, typer.Argument(metavar="QUERY", help="What to look for.")],
+    top: Annotated[int, typer.Option(help="How many documents to print.", min=1)] = 10,
+    dim: DimOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Search a corpus, and print the documents nearest to the query.
+
+    The corpus is encoded once; its vectors are kept in the user's cache folder for the next search.
+    """
+    import limbeck
+    from limbeck.search.exact import default_cache_dir, load_corpus, search_corpus
+
+    cache = default_cache_dir()
+    loaded = load_corpus(corpus, cache_dir=cache)
+    encoder = limbeck.load(model)
+    with _progress(f"encoding {loaded.name}", len(loaded.documents)) as advance:
+        [hits] = search_corpus(
+            encoder, loaded.ids, loaded.documents, [query], k=top, dim=dim, cache_dir=cache, progress=advance
+        )
+    if as_json:
+        _print_json({"query": query, "hits": [asdict(hit) for hit in hits]})
+        return
+    for hit in hits:
+        typer.echo(f"{hit.rank:>3}  {hit.score:.3f}  {hit.id}")
+        typer.echo(f"            {_shortened(hit.document)}")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line. An error made for people is one message on stderr and exit code 1; 2 is wrong usage."""
+    from limbeck.errors import LimbeckError
+
+    try:
+        app(arguments, prog_name="limbeck")
+    except LimbeckError as error:
+        _fail(error, str(error))
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        _fail(error, f"this needs {error.name}, which is not installed: pip install 'limbeck[{extra}]'")
+    except OSError as error:
+        _fail(error, f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
+
+
+def _fail(error: Exception, message: str) -> None:
+    if os.environ.get("LIMBECK_DEBUG", "0") not in ("", "0"):
+        raise error
+    typer.echo(f"limbeck: {message}", err=True)
+    raise SystemExit(1)
+
+
+def _console(stream: Any) -> Console:
+    from rich.console import Console
+
+    # A pipe or a file has no width; wrapping tables to 80 columns there only makes them hard to read.
+    return Console(file=stream, width=None if stream.isatty() else 160)
+
+
+@contextmanager
+def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal, nothing elsewhere. Yields a function that is told how many are done since it was called."""
+    from rich.progress import Progress
+
+    console = _console(sys.stderr)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda done: bar.advance(task, done)
+
+
+def _print_json(value: Any, to: Any = None) -> None:
+    print(json.dumps(value, ensure_ascii=False), file=to or sys.stdout)
+
+
+def _shortened(document: str, width: int = 100) -> str:
+    line = " ".join(document.split())
+    return line if len(line) <= width else line[: width - 1] + "…"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,205 @@
+"""Texts from a file or standard input → vectors in a file. Row N of the output is line N of the input."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Literal, Protocol, TypeAlias
+
+import numpy as np
+
+from limbeck.errors import ConfigError, DataError
+from limbeck.files import atomic_write
+
+Chunk: TypeAlias = tuple[np.ndarray, np.ndarray | None]
+
+_CHUNK = 4096  # texts encoded between two writes: what a large input holds in memory beside the texts
+
+
+class TextEncoder(Protocol):
+    """What is needed of a model; `limbeck.load` gives one."""
+
+    def encode(self, texts: list[str], *, task: Any, role: Any, dim: int | None, precision: Any) -> Any:
+        """Vectors [N, D] of N texts; in int8, codes [N, D] and scales [N]."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How texts are encoded; as the arguments of `Encoder.encode`."""
+
+    role: Literal["query", "document"] = "document"
+    task: str | None = None
+    dim: int | None = None
+    precision: Literal["float32", "int8", "binary", "ubinary"] = "float32"
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """What was done."""
+
+    texts: int
+    numbers: int  # in a row of the output: the dims, or an eighth of them at one bit each
+    precision: str
+    bytes: int  # of all vectors
+    seconds: float  # encoding and writing; loading the model is not counted
+    texts_per_second: float
+    out: str
+
+    def __str__(self) -> str:
+        """One line for people."""
+        size = f"{self.bytes / 2**20:.1f} MiB" if self.bytes >= 2**20 else f"{self.bytes:,} bytes"
+        where = "standard output" if self.out == "-" else self.out
+        return (
+            f"{self.texts:,} texts × {self.numbers} {self.precision} ({size}) in {self.seconds:.1f} s, "
+            f"{self.texts_per_second:,.0f} texts/s → {where}"
+        )
+
+
+def read_texts(source: str, field: str | None = None) -> list[str]:
+    """Read one text a line, or one JSON object a line and the text from its `field`.
+
+    Args:
+        source: a file (".gz" is unpacked), or "-" for standard input.
+        field: of the JSON objects; None = plain lines.
+
+    Raises DataError: no such file, not UTF-8, no texts, or a line without that field. ConfigError: a ".jsonl" file
+    without `field`.
+    """
+    if field is None and source.removesuffix(".gz").endswith(".jsonl"):
+        raise ConfigError(f"{source} holds JSON: name the field of the text, e.g. --field text")
+    name = "standard input" if source == "-" else source
+    try:
+        with _opened(source) as lines:
+            plain = (line.rstrip("\r\n") for line in lines)
+            texts = list(plain) if field is None else list(_fields(plain, field, name))
+    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
+        raise DataError(f"{name} is not UTF-8 text: {error}") from None
+    except FileNotFoundError:
+        raise DataError(f"no such file: {source}") from None
+    if not texts:
+        raise DataError(f"{name} holds no texts")
+    return texts
+
+
+def encode_file(
+    encoder: TextEncoder,
+    texts: list[str],
+    out: str,
+    settings: Settings | None = None,
+    *,
+    progress: Callable[[int], None] | None = None,
+) -> Stats:
+    """Encode and write, chunk by chunk; the file appears whole or not at all.
+
+    Args:
+        encoder: as `limbeck.load` gives it.
+        texts: at least one.
+        out: FILE.npy (an array [N, D]), FILE.npz (in int8: "codes" [N, D] and "scales" [N]), FILE.jsonl (objects with
+            "text", "vector" and, in int8, "scale"), or "-": JSONL on standard output.
+        settings: how to encode.
+        progress: called with the number of texts done since the last call.
+
+    Raises ConfigError for another ending of `out`.
+    """
+    settings = settings or Settings()
+    array = ".npz" if settings.precision == "int8" else ".npy"
+    if out != "-" and not out.endswith((array, ".jsonl")):
+        raise ConfigError(
+            f"cannot write {settings.precision} vectors to {out!r}: end it in {array} or .jsonl, or use - for JSONL"
+        )
+    start = time.perf_counter()
+    chunks = _encoded(encoder, texts, settings, progress)
+    if out == "-":
+        row, size = _write_jsonl(sys.stdout, texts, chunks)
+    else:
+        with atomic_write(Path(out)) as temporary:
+            if out.endswith(".npy"):
+                row, size = _write_npy(temporary, len(texts), chunks)
+            elif out.endswith(".npz"):
+                row, size = _write_npz(temporary, chunks)
+            else:
+                with open(temporary, "w", encoding="utf-8") as lines:
+                    row, size = _write_jsonl(lines, texts, chunks)
+    seconds = time.perf_counter() - start
+    return Stats(len(texts), row, settings.precision, size, round(seconds, 3), round(len(texts) / seconds, 1), out)
+
+
+@contextmanager
+def _opened(source: str) -> Iterator[Iterable[str]]:
+    if source == "-":
+        yield sys.stdin
+    else:
+        with (
+            gzip.open(source, "rt", encoding="utf-8")
+            if source.endswith(".gz")
+            else open(source, encoding="utf-8") as lines
+        ):
+            yield lines
+
+
+def _fields(lines: Iterable[str], field: str, name: str) -> Iterator[str]:
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{name}:{number}: not JSON ({error})") from None
+        text = row.get(field) if isinstance(row, dict) else None
+        if not isinstance(text, str):
+            has = ", ".join(row) if isinstance(row, dict) else type(row).__name__
+            raise DataError(f"{name}:{number}: no text in field {field!r}, the row has {has}")
+        yield text
+
+
+def _encoded(
+    encoder: TextEncoder, texts: list[str], settings: Settings, progress: Callable[[int], None] | None
+) -> Iterator[Chunk]:
+    """Vectors [n, D] and their scales [n], or None where they have none."""
+    for start in range(0, len(texts), _CHUNK):
+        chunk = texts[start : start + _CHUNK]
+        found = encoder.encode(
+            chunk, task=settings.task, role=settings.role, dim=settings.dim, precision=settings.precision
+        )
+        yield found if isinstance(found, tuple) else (found, None)
+        if progress:
+            progress(len(chunk))
+
+
+# Each writer returns the numbers of a row, and the bytes of all vectors as numbers.
+
+
+def _write_npy(path: Path, count: int, chunks: Iterator[Chunk]) -> tuple[int, int]:
+    first, _ = next(chunks)
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=first.dtype, shape=(count, first.shape[1]))
+    array[: len(first)] = first
+    done = len(first)
+    for vectors, _ in chunks:
+        array[done : done + len(vectors)] = vectors
+        done += len(vectors)
+    array.flush()
+    return first.shape[1], array.nbytes
+
+
+def _write_npz(path: Path, chunks: Iterator[Chunk]) -> tuple[int, int]:
+    codes, scales = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
+    with open(path, "wb") as file:  # by its name, numpy would add an ending
+        np.savez(file, codes=codes, scales=scales)
+    return codes.shape[1], codes.nbytes + scales.nbytes
+
+
+def _write_jsonl(lines: IO[str], texts: list[str], chunks: Iterator[Chunk]) -> tuple[int, int]:
+    done = row = size = 0
+    for vectors, scales in chunks:
+        for i, vector in enumerate(vectors):
+            numbers = ",".join(vector.astype(str))  # the shortest text that reads back as the same number
+            scale = "" if scales is None else f', "scale": {scales[i]!s}'
+            lines.write(f'{{"text": {json.dumps(texts[done], ensure_ascii=False)}, "vector": [{numbers}]{scale}}}\n')
+            done += 1
+        row, size = vectors.shape[1], size + vectors.nbytes + (0 if scales is None else scales.nbytes)
+    return row, size

@@ -1,0 +1,93 @@
+"""Shapes of the student and the teacher, from the recipe or from files on this machine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from limbeck.config import Recipe
+from limbeck.errors import LimbeckError, ModelError
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+
+def student_config_of(recipe: Recipe, teacher: PretrainedConfig | None) -> PretrainedConfig:
+    """Shape of the student: from the recipe, the teacher, or files on this machine. Raises ModelError."""
+    from transformers import AutoConfig, JinaEmbeddingsV3Config, Qwen3Config
+
+    student, overrides = recipe.student, dict(recipe.student.config or {})
+    if student.init in ("pretrained", "random"):
+        if "model_type" in overrides:
+            return AutoConfig.for_model(**overrides)
+        return _with(_local_config(str(student.model), student.revision, "student.config"), overrides)
+    source = teacher
+    if student.pruned and student.pruned.source:
+        source = _local_config(student.pruned.source, None, "student.pruned.source")
+    if source is None:
+        raise ModelError(
+            f"the student takes its shape from {recipe.teacher.model}, which is not on this machine: "
+            "fetch it first, or name a folder that holds it in teacher.model"
+        )
+    if student.fresh:
+        return _with(
+            Qwen3Config(
+                vocab_size=source.vocab_size,
+                hidden_size=student.fresh.hidden_size,
+                num_hidden_layers=student.fresh.layers,
+                num_attention_heads=student.fresh.heads,
+                num_key_value_heads=student.fresh.kv_heads,
+                head_dim=student.fresh.head_dim,
+                intermediate_size=student.fresh.intermediate_size,
+            ),
+            overrides,
+        )
+    assert student.pruned
+    depth = {"num_hidden_layers": len(student.pruned.layers)}
+    if source.model_type == "bert" and student.pruned.rope:
+        names = ("vocab_size", "hidden_size", "num_attention_heads", "intermediate_size", "hidden_act")
+        shape: dict[str, Any] = {name: getattr(source, name) for name in names}
+        shape |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}  # as the student is trained
+        return _with(JinaEmbeddingsV3Config(**shape), depth | overrides)
+    return _with(type(source).from_dict(source.to_dict() | {"layer_types": None} | depth), overrides)
+
+
+def _with(config: PretrainedConfig, overrides: dict[str, Any]) -> PretrainedConfig:
+    for key, value in overrides.items():
+        setattr(config, key, value)
+    return config
+
+
+def _local_config(model: str, revision: str | None, setting: str) -> PretrainedConfig:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(model, revision=revision, local_files_only=True)
+    except (OSError, ValueError):
+        raise ModelError(
+            f"the shape of {model} is not on this machine: put its config (with model_type) into {setting}, or fetch it"
+        ) from None
+
+
+def teacher_config_of(recipe: Recipe) -> PretrainedConfig | None:
+    """Shape of the teacher where its files are on this machine, else None."""
+    from transformers import AutoConfig
+
+    folder = teacher_folder(recipe)
+    if folder is None:
+        return None
+    try:
+        return AutoConfig.from_pretrained(folder, local_files_only=True, revision=recipe.teacher.revision)
+    except (OSError, ValueError):
+        return None
+
+
+def teacher_folder(recipe: Recipe) -> str | None:
+    """Folder or cached hub id of the teacher; None for an endpoint or a package that is not installed."""
+    from limbeck.teacher.backends import resolve_model_folder
+
+    if recipe.teacher.type == "openai":
+        return None
+    try:
+        return str(resolve_model_folder(recipe.teacher))
+    except LimbeckError:
+        return None
