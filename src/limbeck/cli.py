@@ -32,9 +32,7 @@ _EXTRAS = {  # a module that is missing → the extra that brings it
     "datasets": "train",
     "filelock": "train",
     "jinja2": "eval",
-    "matplotlib": "eval",
     "openai": "train",
-    "psutil": "train",
     "pyarrow": "train",
     "pytrec_eval": "eval",
     "sentence_transformers": "train",
@@ -221,6 +219,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line. An error made for people is one message on stderr and exit code 1; 2 is wrong usage."""
     from limbeck.errors import LimbeckError
 
+    # OpenMP threads that spin while they wait make every step several times slower as soon as another process wants a
+    # core, and win nothing on an idle machine. Read when torch is imported, so set before that.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app(arguments, prog_name="limbeck")
     except LimbeckError as error:

@@ -1,12 +1,12 @@
 """Every error that limbeck raises on purpose. A message says what was expected, what came, and what to do.
 
-    LimbeckError
-    ├── ConfigError     a recipe or an argument does not fit
-    ├── DataError       a source, a row or a text
-    ├── TeacherError    the teacher cannot be loaded or reached, or answers nonsense
-    ├── StoreError      the teacher store is torn, foreign or unreadable
-    ├── ModelError      a backbone, tokenizer or bundle
-    └── TrainingError   a run that cannot go on
+LimbeckError
+├── ConfigError     a recipe or an argument does not fit
+├── DataError       a source, a row or a text
+├── TeacherError    the teacher cannot be loaded or reached, or answers nonsense
+├── StoreError      the teacher store is torn, foreign or unreadable
+├── ModelError      a backbone, tokenizer or bundle
+└── TrainingError   a run that cannot go on
 """
 
 

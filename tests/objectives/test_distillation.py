@@ -7,6 +7,8 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from sentence_transformers.sentence_transformer.losses import EmbedDistillLoss
+from torch import nn
 
 from limbeck.objectives.distillation import cosine_distillation
 
@@ -51,3 +53,11 @@ def test_it_is_computed_in_fp32_whatever_comes_in(autocast: bool) -> None:
     # In the student's type, as some trainers have it, the same loss is far off.
     rounded = 1 - F.cosine_similarity(student, teacher.bfloat16(), dim=-1)
     assert abs(rounded.float().mean().item() - exact.mean().item()) > 100 * abs(found.item() - exact.mean().item())
+
+
+def test_in_fp32_it_is_the_cosine_distillation_of_sentence_transformers() -> None:
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = torch.randn(8, 16, generator=generator), torch.randn(8, 16, generator=generator)
+    theirs = EmbedDistillLoss(nn.Identity(), distance_metric="cosine")  # pyright: ignore[reportArgumentType]
+    expected = theirs.compute_loss_from_embeddings([student], [teacher])
+    torch.testing.assert_close(cosine_distillation(student, teacher), expected)
