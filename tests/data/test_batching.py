@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import numpy as np
@@ -135,3 +136,23 @@ def test_hardly_a_token_is_padding_on_lengths_as_texts_have_them() -> None:
     computed = sum(padded(lengths[cut]) for cut in cuts)
     assert computed / lengths.sum() < 1.35
     assert padded(lengths) / lengths.sum() > 3  # what a batch padded to its longest text would cost
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=9), st.integers(8, 200), st.integers(0, 64))
+def test_no_other_cut_of_the_sorted_texts_costs_less(lengths: list[int], budget: int, overhead: int) -> None:
+    def cost(cuts: list[np.ndarray]) -> int:
+        return sum(padded(cut) + overhead for cut in cuts)
+
+    ascending = np.sort(np.array(lengths))
+    every_cut = (
+        np.split(ascending, places)
+        for count in range(len(lengths))
+        for places in itertools.combinations(range(1, len(lengths)), count)
+    )
+    allowed = [cuts for cuts in every_cut if all(len(c) == 1 or padded(c) <= budget for c in cuts)]
+    found = micro_batches(np.array(lengths), budget, overhead=overhead)
+    assert cost([np.array(lengths)[cut] for cut in found]) == min(map(cost, allowed))
+
+
+def test_a_text_without_tokens_is_still_in_a_pass() -> None:
+    assert [cut.tolist() for cut in micro_batches(np.array([0, 0]), 4096)] == [[0, 1]]

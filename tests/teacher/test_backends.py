@@ -13,7 +13,7 @@ import torch
 from limbeck import config
 from limbeck.errors import DataError, TeacherError
 from limbeck.teacher import backends
-from limbeck.teacher.backends import load_teacher, resolve_model_folder, token_batches
+from limbeck.teacher.backends import load_teacher, resolve_model_folder
 from limbeck.teacher.store import TeacherStore
 
 TEXTS = [
@@ -121,20 +121,6 @@ def test_a_teacher_stored_in_bf16_is_computed_in_fp32_where_asked(copy, referenc
         vectors = teacher.encode(TEXTS)
         assert isinstance(teacher, backends.LocalTeacher) and teacher.model.dtype == dtype
         assert (vectors * reference.encode(TEXTS, normalize_embeddings=True)).sum(axis=1).min() >= 0.999
-
-
-# -------------------------------------------------------------------------------------------- batches
-
-
-def test_batches_hold_texts_of_like_length_longest_first_within_the_budget():
-    lengths = np.array([3, 10, 1, 9, 200, 2, 3])
-    batches = list(token_batches(lengths, 20))
-    assert [lengths[b].tolist() for b in batches] == [[200], [10, 9], [3, 3, 2, 1]]
-    assert sorted(np.concatenate(batches).tolist()) == list(range(7))
-
-
-def test_a_text_without_tokens_is_still_in_a_batch():
-    assert [b.tolist() for b in token_batches(np.array([0, 0]), 4)] == [[0, 1]]
 
 
 # ----------------------------------------------------------------------------------------- long texts

@@ -10,7 +10,7 @@ processes draws the same global steps.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,36 +87,45 @@ class StepPlan:
         return int(self._orders[source][1][place])
 
 
-def micro_batches(lengths: np.ndarray, budget: int, *, processes: int = 1) -> list[np.ndarray]:
-    """Cut texts into forward passes of similar length.
+def micro_batches(lengths: np.ndarray, budget: int, *, processes: int = 1, overhead: int = 128) -> list[np.ndarray]:
+    """Cut texts into forward passes so that the whole costs as little as possible.
+
+    Of all ways to cut the texts, sorted by length, into passes within the budget, the one with the fewest padded
+    tokens, where starting a pass counts as `overhead` tokens. (A dynamic programme over the sorted lengths: filling
+    each pass to the budget instead would put short and long texts together wherever a step holds few texts.)
 
     Args:
         lengths: [N] tokens of each text.
         budget: padded tokens of one forward pass; a single text may exceed it.
         processes: the number of passes is a multiple of this (where there are texts enough), so that all devices work.
+        overhead: tokens whose computing takes as long as a pass takes on top of its tokens.
 
     Returns:
         Index arrays into `lengths`, shortest texts first; together they hold every index once.
     """
     order = np.argsort(lengths, kind="stable")
-    cuts = list(_cut(lengths[order], budget))
+    widths = -(-np.maximum(lengths[order], 1) // _ROUND) * _ROUND
+    cuts = _cheapest_cuts(widths, budget, overhead)
     while len(cuts) % processes and len(cuts) < len(order):
-        widest = max(
-            range(len(cuts)), key=lambda i: (len(cuts[i]) > 1, len(cuts[i]) * int(lengths[order[cuts[i][-1]]]))
-        )
-        halves = np.array_split(cuts[widest], 2)
-        cuts[widest : widest + 1] = halves
+        widest = max(range(len(cuts)), key=lambda i: (len(cuts[i]) > 1, len(cuts[i]) * int(widths[cuts[i][-1]])))
+        cuts[widest : widest + 1] = np.array_split(cuts[widest], 2)
     return [order[c] for c in cuts]
 
 
-def _cut(ascending: np.ndarray, budget: int) -> Iterator[np.ndarray]:
-    start = 0
-    for end in range(1, len(ascending) + 1):
-        fits = end < len(ascending) and (end + 1 - start) * _rounded(int(ascending[end])) <= budget
-        if not fits:
-            yield np.arange(start, end)
-            start = end
-
-
-def _rounded(length: int) -> int:
-    return -(-length // _ROUND) * _ROUND
+def _cheapest_cuts(widths: np.ndarray, budget: int, overhead: int) -> list[np.ndarray]:
+    """widths: [N] padded lengths, ascending → ranges of places that follow each other."""
+    count = len(widths)
+    cheapest = np.zeros(count + 1)  # of the first n texts
+    start_of_last = np.zeros(count + 1, dtype=np.int64)
+    for end in range(1, count + 1):
+        width = int(widths[end - 1])
+        starts = np.arange(max(0, end - max(1, budget // width)), end)
+        costs = cheapest[starts] + (end - starts) * width
+        best = int(costs.argmin())
+        cheapest[end], start_of_last[end] = costs[best] + overhead, starts[best]
+    cuts = []
+    end = count
+    while end:
+        cuts.append(np.arange(start_of_last[end], end))
+        end = int(start_of_last[end])
+    return cuts[::-1]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from limbeck import config
+from limbeck.data.batching import micro_batches
 from limbeck.errors import TeacherError
 from limbeck.files import sha256_file
 from limbeck.machine import computes_in_bf16
@@ -210,7 +211,8 @@ class LocalTeacher:
         lengths = self._lengths(texts, instruction)
         # one autocast around all batches: weights are converted once
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=self.computes_in_bf16):
-            for batch in token_batches(lengths, self._config.batch_tokens):
+            # longest first: if the memory does not suffice, it fails at once
+            for batch in reversed(micro_batches(lengths, self._config.batch_tokens)):
                 batch_texts = [texts[int(i)] for i in batch]
                 features = self.model.preprocess(batch_texts, prompt=instruction)
                 features = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in features.items()}
@@ -259,24 +261,6 @@ class LocalTeacher:
                 "teacher.max_tokens"
             )
         return wanted or own
-
-
-def token_batches(lengths: np.ndarray, budget: int) -> Iterator[np.ndarray]:
-    """Cut texts into batches of like length, longest first, so that little is padding.
-
-    Args:
-        lengths: int [N], tokens of each text.
-        budget: padded tokens of a batch; a longer text is a batch of its own.
-
-    Yields:
-        int64 positions in `lengths`. Longest first: if the memory does not suffice, it fails at once.
-    """
-    order = np.argsort(-lengths, kind="stable")
-    start = 0
-    while start < len(order):
-        size = max(1, budget // max(1, int(lengths[order[start]])))
-        yield order[start : start + size]
-        start += size
 
 
 def _package_folder(name: str) -> Path:
