@@ -55,6 +55,7 @@ def conclude(
     peer: tuple[str, Sequence[float]],
     unit: str,
     better: Literal["less", "more"],
+    also: Mapping[str, float] | None = None,
 ) -> None:
     """Print both sides, how many times better ours is, and as the last line one JSON object.
 
@@ -77,5 +78,6 @@ def conclude(
         "unit": unit,
         "ratio_min": min(ratios),
         "ratio_max": max(ratios),
+        **(also or {}),
     }
     print(json.dumps({name: round(v, 6) if isinstance(v, float) else v for name, v in result.items()}), flush=True)

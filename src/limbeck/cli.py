@@ -219,9 +219,10 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line. An error made for people is one message on stderr and exit code 1; 2 is wrong usage."""
     from limbeck.errors import LimbeckError
 
-    # OpenMP threads that spin while they wait make every step several times slower as soon as another process wants a
-    # core, and win nothing on an idle machine. Read when torch is imported, so set before that.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # How long OpenMP's threads spin before they sleep. By default they spin so long that every step takes several times
+    # as long once another process wants a core; without spinning, an idle machine loses a third. Read when torch is
+    # imported, so set before that.
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     try:
         app(arguments, prog_name="limbeck")
     except LimbeckError as error:

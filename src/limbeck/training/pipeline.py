@@ -163,6 +163,7 @@ class Pipeline:
         return {"fingerprint": prepared.fingerprint, **totals}
 
     def _teach(self) -> dict[str, Any]:
+        heldout.heldout_sets(self.prepared, self.recipe.evaluate.queries)  # an error now, not after hours of training
         tables = [table for split in self.prepared.sources.values() for table in (split.train, split.heldout)]
         total = sum(len(t) * len(t.roles) for t in tables)
         before = len(self.store)
@@ -324,7 +325,7 @@ class Pipeline:
                 query_instruction=teacher.query_instruction,
                 document_instruction=teacher.document_instruction,
             ),
-            recipe=recipe.digest(),
+            recipe=recipe.digest("data", "teacher", "student", "distill", "seed"),
             limbeck=limbeck.__version__,
         )
 
