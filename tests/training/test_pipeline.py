@@ -282,12 +282,12 @@ def test_a_store_that_was_cut_short_is_named_and_deleting_it_is_enough(
     assert stages(run("--stop-after", "distill"))["distill"] == "now"
 
 
-def test_nothing_held_out_is_an_error_after_the_model_is_kept(
+def test_nothing_held_out_is_an_error_before_anything_is_taught(
     run: Callable[..., Outcome], body: dict[str, Any], tmp_path: Path
 ) -> None:
     body["data"]["heldout_fraction"] = 0.0
     assert "raise data.heldout_fraction" in error(run())
-    assert (tmp_path / "run" / "model" / "limbeck.json").exists()
+    assert not (tmp_path / "run" / "distill").exists()
 
 
 def test_a_full_disk_is_named_and_with_room_the_run_goes_on_to_the_same_weights(
