@@ -94,6 +94,7 @@ def settings(args: argparse.Namespace) -> Recipe:
             f"distill.checkpoint_every={steps}",
             "distill.projection_init=random",
             f"distill.max_tokens={args.max_tokens}",
+            "distill.matryoshka_weights=null",
         ],
     )
 
