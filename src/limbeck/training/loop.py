@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from limbeck.config import Optimizer
 from limbeck.errors import TrainingError
+from limbeck.evaluation.scores import read_metrics
 from limbeck.training import checkpoint
 
 M = TypeVar("M")
@@ -178,7 +179,8 @@ class Metrics:
         if not self._main:
             return
         folder.mkdir(parents=True, exist_ok=True)
-        kept = [r for r in read_metrics(self.path) if r["step"] <= from_step]
+        logged = read_metrics(self.path) if self.path.exists() else []
+        kept = [r for r in logged if r["step"] <= from_step]
         temporary = self.path.with_suffix(".tmp")
         temporary.write_text("".join(json.dumps(r) + "\n" for r in kept))
         os.replace(temporary, self.path)
@@ -199,17 +201,6 @@ class Metrics:
         if self._main:
             self._file.close()
             self._board.close()
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Rows of metrics.jsonl; a last line torn by a kill is left out."""
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
 
 
 class _Bar:
