@@ -9,13 +9,14 @@ from torch import Tensor
 
 
 def last_token(states: Tensor, mask: Tensor) -> Tensor:
-    """State of each row's last real token. states: [B, T, H]; mask: [B, T], 1 = real, padding on either side → [B, H].
+    """State of each row's last real token. states: [B, T, H]; mask: [B, T], padding on either side → [B, H]."""
+    return states[torch.arange(states.shape[0], device=states.device), last_position(mask)]
 
-    The last real token is the right-most 1 of the mask, so padding never moves it.
-    """
+
+def last_position(mask: Tensor) -> Tensor:
+    """Place of each row's last real token, the right-most 1: padding never moves it. mask: [B, T] → [B]."""
     positions = torch.arange(mask.shape[1], device=mask.device)
-    last = (mask.to(torch.long) * (positions + 1)).argmax(dim=1)
-    return states[torch.arange(states.shape[0], device=states.device), last]
+    return (mask.to(torch.long) * (positions + 1)).argmax(dim=1)
 
 
 def mean(states: Tensor, mask: Tensor) -> Tensor:

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limbeck.model.pooling import POOLINGS
+from limbeck.model.last_layer import pool_in_last_layer, understands
+from limbeck.model.pooling import POOLINGS, last_position
 from limbeck.model.projection import Projection
 
 
@@ -24,11 +25,30 @@ class StudentModel(nn.Module):
         self._arguments: dict[str, Any] = {}
         if hasattr(getattr(backbone, "config", None), "use_cache"):
             self._arguments["use_cache"] = False  # a decoder would otherwise keep keys and values that nobody reads
+        self._pools_in_last_layer = pooling == "last" and pool_in_last_layer(backbone)
+        if hasattr(backbone, "get_input_embeddings"):
+            embeddings: Any = getattr(backbone, "embeddings", None) or backbone.get_input_embeddings()  # type: ignore[operator]
+            embeddings.register_forward_hook(_in_autocast_dtype)
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """ids, mask: [B, T] int64 → [B, H] fp32."""
+        if self._pools_in_last_layer and understands(self.backbone):
+            found = self.backbone(input_ids=ids, attention_mask=mask, pooled=last_position(mask), **self._arguments)
+            return found.last_hidden_state[:, 0].float()
         states = self.backbone(input_ids=ids, attention_mask=mask, **self._arguments).last_hidden_state
         return self._pool(states, mask).float()
+
+
+def _in_autocast_dtype(module: nn.Module, _inputs: Any, states: Tensor) -> Tensor:
+    """In training under bf16 autocast, let activations be bf16 from the first on, as in a model loaded in bf16.
+
+    Autocast alone leaves the states between layers in fp32 and converts them for every matrix product, forward and
+    backward: a tenth of a small student's step. Weights, norms' statistics, pooled vectors and losses stay fp32.
+    """
+    device = states.device.type
+    if module.training and torch.is_autocast_enabled(device):
+        return states.to(torch.get_autocast_dtype(device))
+    return states
 
 
 def compile_backbone(model: StudentModel, device: torch.device) -> None:
