@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Literal
@@ -23,6 +24,22 @@ def introduce(benchmark: str, what: str, packages: Sequence[str] = ()) -> None:
         busy = "  <- busy: timings mean little" if here.load_average[0] > here.cores else ""
         print(f"load      {', '.join(f'{x:.2f}' for x in here.load_average)} (over 1, 5 and 15 min){busy}")
     print(flush=True)
+
+
+class Clock:
+    """Moments at which training steps begin."""
+
+    def __init__(self) -> None:
+        """Without any moment."""
+        self._at: list[float] = []
+
+    def tick(self) -> None:
+        """A step begins now, and the one before has ended."""
+        self._at.append(time.perf_counter())
+
+    def seconds(self, warmup: int, timed: int) -> float:
+        """From the end of the first `warmup` steps to that of `timed` more."""
+        return self._at[warmup + timed] - self._at[warmup]
 
 
 def alternate(sides: Mapping[str, Callable[[], float]], *, rounds: int = 5, warmup: int = 1) -> dict[str, list[float]]:

@@ -30,10 +30,17 @@ Run = Callable[..., tuple[int, str, str]]
 class LetterCounts:
     """A model whose vectors count the letters a to h; a query is a document with one more a."""
 
-    dim, fingerprint = 8, "letters"
+    dim = 8
+    tasks: tuple[str, ...] = ()
 
     def __init__(self) -> None:
         self.calls: list[dict[str, Any]] = []
+
+    def fingerprint_of(self, task: Any) -> str:
+        return f"letters {task}"
+
+    def route(self, texts: list[str], *, role: str) -> dict[str, float]:
+        return {"retrieval": 1.0} if role == "query" else {"clustering": 0.75, "retrieval": 0.25}
 
     def encode(self, texts, *, task=None, role="document", dim=None, precision="float32"):  # noqa: ANN001, ANN201
         self.calls.append({"texts": list(texts), "task": task, "role": role, "dim": dim, "precision": precision})
@@ -215,6 +222,51 @@ def test_options_reach_the_model(tmp_path: Path, model: LetterCounts, run: Run) 
     assert np.load(tmp_path / "v.npy").tolist() == [[0b11000000], [0b10100000]]
 
 
+@pytest.mark.parametrize(
+    ("options", "asked", "recorded"),
+    [
+        (["--task", "clustering"], "clustering", "clustering"),
+        (
+            ["--task", "retrieval=0.7, clustering=0.3"],
+            {"retrieval": 0.7, "clustering": 0.3},
+            "retrieval=0.7,clustering=0.3",
+        ),
+        (["--task", "auto"], {"clustering": 0.75, "retrieval": 0.25}, "clustering=0.75,retrieval=0.25"),
+        (["--task", "auto", "--role", "query"], {"retrieval": 1.0}, "retrieval=1.0"),
+        ([], None, None),
+    ],
+)
+def test_a_task_is_settled_once_for_all_texts_and_recorded(
+    options: list[str],
+    asked: Any,
+    recorded: str | None,
+    tmp_path: Path,
+    model: LetterCounts,
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(encode_file, "_CHUNK", 1)
+    (tmp_path / "t.txt").write_text("ab\nc\n")
+    _, out, _ = run("encode", "m", tmp_path / "t.txt", "--out", tmp_path / "v.jsonl", *options, "--json")
+    assert json.loads(out)["task"] == recorded
+    assert [call["task"] for call in model.calls] == [asked, asked]
+    rows = [json.loads(line) for line in (tmp_path / "v.jsonl").read_text().splitlines()]
+    assert [row.get("task") for row in rows] == [recorded] * 2
+    run("encode", "m", tmp_path / "t.txt", "--out", tmp_path / "v.npz", *options, "--precision", "int8")
+    with np.load(tmp_path / "v.npz") as arrays:
+        assert (str(arrays["task"]) if "task" in arrays else None) == recorded
+    if recorded:
+        again = encode_file.parse_task(recorded)
+        assert again == asked and encode_file.task_words(again) == recorded
+
+
+def test_a_blend_that_cannot_be_read_is_an_error(tmp_path: Path, model: LetterCounts, run: Run) -> None:
+    (tmp_path / "t.txt").write_text("a")
+    for task in ("retrieval=much", "retrieval=0.5,clustering", "retrieval=0.5=0.5"):
+        code, _, err = run("encode", "m", tmp_path / "t.txt", "--task", task)
+        assert code == 1 and "expected a task, or a blend such as retrieval=0.7,clustering=0.3" in err
+
+
 @pytest.mark.parametrize("packed", [False, True])
 def test_jsonl_gives_its_field_and_takes_vectors(tmp_path: Path, packed: bool, model: LetterCounts, run: Run) -> None:
     rows = b'{"body": "a\\nb", "n": 1}\n{"body": "\xc3\xa9 c"}\n'
@@ -281,7 +333,7 @@ def test_an_output_is_whole_or_as_it_was(
     out.write_bytes(b"as it was")
     encode = model.encode
 
-    def fail_on_b(texts: list[str], **options: Any) -> np.ndarray:
+    def fail_on_b(texts: list[str], **options: Any) -> Any:
         if texts == ["b"]:
             raise limbeck.LimbeckError("no more")
         return encode(texts, **options)
@@ -358,6 +410,23 @@ def test_search_as_json_holds_everything(corpus: Path, model: LetterCounts, run:
     assert [hit["id"] for hit in found["hits"]] == ["second", "third", "first"]
     assert model.calls[-1]["dim"] == 4
     assert model.calls[-1]["role"] == "query"
+
+
+@pytest.mark.parametrize(
+    ("options", "asked", "role"),
+    [
+        ([], "retrieval", "query"),
+        (["--task", "text-matching"], "text-matching", "document"),
+        (["--task", "retrieval=1,clustering=1"], {"retrieval": 1.0, "clustering": 1.0}, "query"),
+    ],
+)
+def test_a_search_takes_the_task_it_is_told_and_retrieval_otherwise(
+    options: list[str], asked: Any, role: str, corpus: Path, model: LetterCounts, run: Run
+) -> None:
+    model.tasks = ("retrieval", "text-matching", "clustering")
+    assert run("search", "m", corpus, "a", *options)[0] == 0
+    assert [call["task"] for call in model.calls] == [asked, asked]
+    assert [call["role"] for call in model.calls] == ["document", role]
 
 
 def test_the_second_search_encodes_the_query_only(corpus: Path, model: LetterCounts, run: Run) -> None:

@@ -4,6 +4,7 @@ import io
 import json
 import socket
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -12,13 +13,15 @@ from rich.console import Console
 from transformers import AutoConfig, AutoModel, BertConfig
 
 from limbeck import machine
-from limbeck.config import Recipe, load_recipe
-from limbeck.errors import DataError, ModelError
+from limbeck.config import Lora, Recipe, load_recipe
+from limbeck.errors import ConfigError, DataError, ModelError
+from limbeck.model.adapters import attach
+from limbeck.model.student import StudentModel
 from limbeck.plan import Plan, estimate, make_plan
 from limbeck.plan.tables import long_duration, show
 from limbeck.training import pipeline
 
-TINY = {
+TINY: dict[str, Any] = {
     "model_type": "qwen3",
     "vocab_size": 100,
     "hidden_size": 8,
@@ -50,14 +53,32 @@ def recipe(**changes: Any) -> Recipe:
     return Recipe.model_validate(body | changes)
 
 
+def with_adapters(blocks: dict[str, Any] | None = None, **changes: Any) -> Recipe:
+    block = {"sources": ["far"], "steps": 10}
+    if blocks is None:
+        blocks = {task: dict(block) for task in ("retrieval", "text-matching", "clustering", "classification")}
+        blocks["retrieval"]["also_without_spread"] = True
+    return recipe(adapters=blocks, **changes)
+
+
+@cache
+def four() -> Plan:
+    return make_plan(with_adapters(), probe=False)
+
+
+@cache
+def without() -> Plan:
+    return make_plan(recipe(), probe=False)
+
+
 def file_source(path: Path, rows: list[dict[str, str]], **more: Any) -> dict[str, Any]:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     columns = {"query": "q", "document": "d"}
     return {"sources": [{"type": "file", "name": "near", "path": str(path), "columns": columns, **more}]}
 
 
-def printed(plan: Plan) -> str:
-    console = Console(file=io.StringIO(), width=160)
+def printed(plan: Plan, width: int = 160) -> str:
+    console = Console(file=io.StringIO(), width=width)
     show(plan, console)
     return console.file.getvalue()  # type: ignore[attr-defined]
 
@@ -69,12 +90,17 @@ def by_name(plan: Plan) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------- the two big recipes
 
 
+@cache
+def big(name: str) -> Plan:
+    return make_plan(load_recipe(name, ["distill.attention=sdpa"]), probe=False)  # as on a GPU
+
+
 @pytest.mark.parametrize(
     ("name", "weights", "embedding"),
     [("jina-v5-small", 596_049_920, 151_936 * 1024), ("jina-v5-nano", 211_766_016, 128_256 * 768)],
 )
 def test_the_big_recipes_are_planned_without_weights_or_network(name: str, weights: int, embedding: int) -> None:
-    plan = make_plan(load_recipe(name), probe=False)
+    plan = big(name)
     assert (plan.student.total, plan.student.embedding) == (weights, embedding)
     assert plan.teacher is None
     assert plan.compute_ratio is not None and plan.compute_ratio < 0.13
@@ -89,12 +115,12 @@ def test_the_big_recipes_are_planned_without_weights_or_network(name: str, weigh
 
 def test_the_micro_batch_of_the_big_recipes_fits_80_gb() -> None:
     for name in ("jina-v5-small", "jina-v5-nano"):
-        loaded = load_recipe(name, ["distill.attention=sdpa"])  # as on a GPU
-        assert sum(by_name(make_plan(loaded, probe=False))["distill"].memory.values()) < 70e9
+        assert sum(by_name(big(name))["distill"].memory.values()) < 70e9
 
 
 def test_the_demo_student_does_half_of_the_teachers_arithmetic(tmp_path: Path) -> None:
-    loaded = load_recipe("demo", [f"data.sources.0.paths=[{tmp_path}]"])
+    sources = f"data.sources=[{{type: python-docs, paths: [{tmp_path}]}}]"
+    loaded = load_recipe("demo", [sources, "adapters={}"])
     body = "Any two numbers will do, and so will anything else that knows how to be added to its like."
     (tmp_path / "m.py").write_text(f'def add(a, b):\n    """Add two numbers.\n\n    {body}"""\n')
     plan = make_plan(loaded, probe=False)
@@ -112,7 +138,9 @@ def test_weights_are_counted_as_by_hand() -> None:
     layer = attention + 3 * 8 * 16 + 2 * 8
     assert (shape.embedding, shape.layers, shape.depth) == (800, 2 * layer + 8, 2)
     assert (shape.hidden, shape.attention) == (8, 8)
-    assert shape.linear == ((8, 8), (8, 4), (8, 4), (8, 8), (8, 16), (8, 16), (16, 8))
+    assert shape.token_table == 800
+    assert [size for _, *size in shape.linear] == [[8, 8], [8, 4], [8, 4], [8, 8], [8, 16], [8, 16], [16, 8]]
+    assert [name for name, *_ in shape.linear][:4] == ["q_proj", "k_proj", "v_proj", "o_proj"]
 
 
 def test_a_pooler_that_is_never_run_costs_nothing() -> None:
@@ -123,9 +151,44 @@ def test_a_pooler_that_is_never_run_costs_nothing() -> None:
 
 
 def test_a_token_costs_two_operations_a_weight_and_four_a_state_that_it_attends_to() -> None:
-    shape = estimate.Shape(embedding=9, layers=999, depth=3, hidden=8, attention=16, linear=((8, 16), (16, 8)))
+    shape = made_up(linear=(("q_proj", 8, 16), ("o_proj", 16, 8)))
     assert shape.forward_flops(length=0) == 3 * 2 * (8 * 16 + 16 * 8)
     assert shape.forward_flops(length=10) == shape.forward_flops(length=0) + 4 * 3 * 16 * 10
+
+
+def made_up(**more: Any) -> estimate.Shape:
+    return estimate.Shape(embedding=9, token_table=9, layers=999, depth=3, hidden=8, attention=16, **more)
+
+
+def test_a_last_layer_that_is_pooled_gives_every_token_a_key_and_a_value_only() -> None:
+    linear = (("q_proj", 8, 16), ("k_proj", 8, 4), ("v_proj", 8, 4), ("o_proj", 16, 8))
+    text = 2 * 10 * made_up(linear=linear).forward_flops(10) // 3  # two layers of a text of 10 tokens
+    text += 10 * 2 * (8 * 4 + 8 * 4)  # keys and values
+    text += 2 * (8 * 16 + 16 * 8) + 4 * 16 * 10  # one query, its attention, one output
+    assert 10 * made_up(linear=linear, pooled=True).forward_flops(10) == pytest.approx(text, abs=10)
+
+
+def test_only_known_architectures_pool_in_their_last_layer() -> None:
+    assert estimate.shape_of(AutoConfig.for_model(**TINY), pooled=True).pooled
+    bert = BertConfig(vocab_size=50, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    assert not estimate.shape_of(bert, pooled=True).pooled
+
+
+@pytest.mark.parametrize("targets", [None, ["q_proj", "down_proj"]])
+def test_an_adapter_has_the_weights_that_attaching_it_adds(targets: list[str] | None) -> None:
+    config, lora = AutoConfig.for_model(**TINY), Lora(rank=3, targets=targets)
+    model = AutoModel.from_config(config)
+    attach(model, lora, "any", seed=0)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert estimate.shape_of(config).lora_weights(lora) == trained
+
+
+def test_training_an_adapter_spares_the_gradients_of_what_is_frozen() -> None:
+    shape, lora = made_up(linear=(("q_proj", 8, 16), ("o_proj", 16, 8))), Lora(rank=2)
+    adapter = 3 * 2 * (8 + 16) * 2  # layers, rank, inputs and outputs, two matrices
+    forward = shape.forward_flops(10)
+    assert shape.adapter_flops(lora, 10) == 2 * forward + 3 * 2 * adapter
+    assert shape.adapter_flops(lora, 10, recomputed=True) == 3 * forward + 4 * 2 * adapter
 
 
 # -------------------------------------------------------------------------------------------- activations
@@ -142,12 +205,17 @@ def test_activations_grow_with_the_tokens_of_a_micro_batch() -> None:
     assert activations(tokens=512) == pytest.approx(2 * activations(), rel=0.1)
 
 
-def test_activations_are_those_that_a_real_step_keeps() -> None:
+@pytest.mark.parametrize(("pooled", "lora"), [(False, None), (True, None), (True, Lora(rank=2))])
+def test_activations_are_those_that_a_real_step_keeps(pooled: bool, lora: Lora | None) -> None:
     import torch
 
-    model = AutoModel.from_config(AutoConfig.for_model(**TINY), attn_implementation="sdpa").train()
-    model.config.use_cache = False
-    weights = {p.data_ptr() for p in model.parameters()}
+    deep: dict[str, Any] = TINY | {"num_hidden_layers": 4}
+    config = AutoConfig.for_model(**deep)
+    backbone = AutoModel.from_config(config, attn_implementation="sdpa")
+    if lora:
+        attach(backbone, lora, "any", seed=0)
+    model = StudentModel(backbone, pooling="last" if pooled else "mean").train()
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept: dict[int, torch.Tensor] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
@@ -159,8 +227,11 @@ def test_activations_are_those_that_a_real_step_keeps() -> None:
         ids = torch.zeros(4, 64, dtype=torch.long)
         mask = torch.ones_like(ids)
         mask[0, -1] = 0  # padding, as in any real batch: without it, no mask would be made
-        model(input_ids=ids, attention_mask=mask)
-    assert activations() == pytest.approx(sum(t.untyped_storage().nbytes() for t in kept.values()), rel=0.02)
+        model(ids, mask)
+    counted = estimate.activation_bytes(
+        config, tokens=256, length=64, precision="fp32", attention="sdpa", checkpointing=False, pooled=pooled, lora=lora
+    )
+    assert counted == pytest.approx(sum(t.untyped_storage().nbytes() for t in kept.values()), rel=0.02)
 
 
 def test_eager_attention_keeps_a_matrix_and_checkpointing_keeps_less() -> None:
@@ -168,6 +239,16 @@ def test_eager_attention_keeps_a_matrix_and_checkpointing_keeps_less() -> None:
     assert activations(attention="eager") > activations() + matrix / 2
     assert activations(checkpointing=True) < activations()
     assert activations(precision="bf16") < activations()
+    assert activations(pooled=True) < activations()
+
+
+def test_a_frozen_matrix_in_bf16_is_not_copied_for_the_backward_pass() -> None:
+    asked: dict[str, Any] = {"tokens": 64, "length": 64, "lora": Lora(rank=1, dropout=0.0)}
+    wide: dict[str, Any] = TINY | {"hidden_size": 512, "intermediate_size": 4096}
+    kept = estimate.activation_bytes(
+        AutoConfig.for_model(**wide), precision="bf16", attention="sdpa", checkpointing=False, **asked
+    )
+    assert kept < 2 * 3 * 512 * 4096 * 2 / 2  # half of the feed-forward matrices of both layers in bf16
 
 
 # -------------------------------------------------------------------------------------------------- texts
@@ -216,18 +297,30 @@ def test_a_source_that_cannot_be_read_is_an_error_before_the_run(tmp_path: Path)
 
 
 def test_the_stages_are_those_of_the_pipeline_in_order() -> None:
-    assert tuple(by_name(make_plan(recipe(), probe=False))) == pipeline.STAGES
+    assert tuple(by_name(without())) == pipeline.stages_of(recipe())
+    assert tuple(by_name(four())) == pipeline.stages_of(with_adapters())
 
 
 def test_memory_and_disk_of_training_are_those_of_adamw() -> None:
-    plan = make_plan(recipe(), probe=False)
+    plan = without()
     distill = by_name(plan)["distill"]
     trained = plan.student.total + (4 + 1 + 8 + 1) * 6  # the projection has a head for each prefix
     assert distill.memory["weights"] == distill.memory["gradients"] == 4 * trained
     assert distill.memory["AdamW"] == 8 * trained
-    assert distill.disk == 3 * 12 * trained  # two checkpoints are kept while a third is written
+    # two checkpoints are kept while a third is written, and the student at the end
+    assert distill.disk == 3 * 12 * trained + 4 * trained
     assert distill.tokens == 10 * 1000
     assert distill.flops == 3 * plan.student.forward_flops(plan.length) * 10 * 1000
+
+
+def test_a_token_table_that_is_not_trained_has_no_gradient_and_is_in_no_checkpoint() -> None:
+    settings: dict[str, Any] = {"steps": 10, "precision": "fp32", "train_token_embeddings": False}
+    distill = by_name(make_plan(recipe(distill=settings), probe=False))["distill"]
+    whole = by_name(without())["distill"]
+    assert distill.memory["weights"] == whole.memory["weights"]
+    assert distill.memory["gradients"] == whole.memory["gradients"] - 4 * 100 * 8
+    assert distill.memory["AdamW"] == whole.memory["AdamW"] - 8 * 100 * 8
+    assert distill.disk == whole.disk - 3 * 12 * 100 * 8
 
 
 def test_an_endpoint_takes_as_long_as_its_rate_limit(tmp_path: Path) -> None:
@@ -240,7 +333,7 @@ def test_an_endpoint_takes_as_long_as_its_rate_limit(tmp_path: Path) -> None:
 
 
 def test_without_a_probe_there_are_no_times() -> None:
-    plan = make_plan(recipe(), probe=False)
+    plan = without()
     assert plan.rates == {}
     assert all(stage.seconds is None for stage in plan.stages)
     assert "no times: they need the probe" in plan.assumptions
@@ -266,6 +359,159 @@ def test_a_large_model_is_measured_by_some_of_its_layers(monkeypatch: pytest.Mon
     rate = estimate.measure(config, **asked)
     assert rate.how == "assumed: 40% of the measured fp32 matmul rate"
     assert rate.flops == pytest.approx(rate.tokens_per_second * 3 * shape.forward_flops(16))
+
+
+# ----------------------------------------------------------------------------------------------- adapters
+
+# Six rows of queries of 9 tokens and documents of 13: 4 characters a token, 3 for prefix and end.
+PAIRS = [{"q": f"{n}" * 24, "d": f"{n}" * 40} for n in range(6)]
+TRAINED = 3 * 2 * 128  # rank, layers, inputs and outputs of the matrices of a layer
+
+
+def source(folder: Path, name: str, rows: list[dict[str, Any]], columns: dict[str, str]) -> dict[str, Any]:
+    (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {"type": "file", "name": name, "path": str(folder / f"{name}.jsonl"), "columns": columns}
+
+
+def adapted(tmp_path: Path, task: str, **block: Any) -> Any:
+    settings = {"sources": ["pairs"], "steps": 10, "batch_size": 4, "precision": "fp32", "lora": {"rank": 3}} | block
+    data = {"sources": [source(tmp_path, "pairs", PAIRS, {"query": "q", "document": "d"})]}
+    return by_name(make_plan(with_adapters({task: settings}, data=data), probe=False))[f"adapt-{task}"]
+
+
+def test_every_adapter_is_a_stage_and_two_of_them_have_a_router() -> None:
+    adapters = [f"adapt-{t}" for t in ("retrieval", "text-matching", "clustering", "classification")]
+    adapters += ["adapt-retrieval-without-spread"]
+    after = ["bundle", "evaluate", "report"]
+    assert list(by_name(four())) == ["data", "teach", "distill", *adapters, "router", *after]
+    one = make_plan(with_adapters({"clustering": {"sources": ["far"], "steps": 10}}), probe=False)
+    assert list(by_name(one)) == ["data", "teach", "distill", "adapt-clustering", *after]
+
+
+def test_an_adapter_says_what_it_is_trained_with_and_where_it_is_written() -> None:
+    stages = by_name(four())
+    terms = {name: s.does.partition(": ")[2].partition(";")[0] for name, s in stages.items() if "adapt-" in name}
+    assert terms == {
+        "adapt-retrieval": "InfoNCE + distillation + spread",
+        "adapt-text-matching": "CoSENT of scored pairs + InfoNCE + distillation",
+        "adapt-clustering": "distillation",
+        "adapt-classification": "InfoNCE + relational distances",
+        "adapt-retrieval-without-spread": "InfoNCE + distillation",
+    }
+    assert stages["adapt-text-matching"].writes == "adapt/text-matching/"
+    assert stages["adapt-retrieval-without-spread"].writes == "adapt/retrieval-without-spread/"
+
+
+def test_an_adapter_reads_all_texts_of_its_rows(tmp_path: Path) -> None:
+    assert adapted(tmp_path, "retrieval", negatives=3).tokens == 10 * 4 * 5 * 11
+    assert adapted(tmp_path, "text-matching").tokens == 10 * 4 * 2 * 11
+    assert adapted(tmp_path, "clustering").tokens == 10 * 4 * 11
+    # queries of 9 tokens stay whole, documents of 13 are cut to 11
+    assert adapted(tmp_path, "clustering", max_tokens=11).tokens == 10 * 4 * 10
+
+
+def test_sources_of_an_adapter_share_its_steps_as_their_rows_fill_them(tmp_path: Path) -> None:
+    columns = {"query": "q", "document": "d"}
+    sources = [source(tmp_path, "few", PAIRS[:2], columns), source(tmp_path, "many", PAIRS, columns)]
+    asked = [{"name": "few", "batch_size": 1, "weight": 2.0}, {"name": "many", "batch_size": 3}]
+    settings = {"sources": asked, "steps": 30, "precision": "fp32"}
+    plan = make_plan(with_adapters({"text-matching": settings}, data={"sources": sources}), probe=False)
+    stage = by_name(plan)["adapt-text-matching"]
+    assert stage.does.startswith("30 steps of 1 to 3 rows: ")
+    few, many = 2.0 * 2 / 1, 6 / 3
+    assert stage.tokens == 30 * (few * 1 + many * 3) / (few + many) * 2 * 11
+
+
+def test_memory_and_disk_of_an_adapter_are_those_of_its_own_weights(tmp_path: Path) -> None:
+    stage, base = adapted(tmp_path, "clustering"), without()
+    projection = (4 + 1 + 8 + 1) * 6
+    assert stage.memory["frozen weights"] == 4 * (base.student.total + projection)
+    assert stage.memory["adapter with AdamW"] == 16 * TRAINED
+    assert stage.disk == 12 * TRAINED * 4  # two kept, one being written, and the one for the average
+    assert adapted(tmp_path, "clustering", average=None).disk == 12 * TRAINED * 3
+    with_projection = adapted(tmp_path, "clustering", train_projection=True)
+    assert with_projection.memory["frozen weights"] == 4 * base.student.total
+    assert with_projection.memory["adapter with AdamW"] == 16 * (TRAINED + projection)
+    matrices = 2 * (8 * 8 * 2 + 8 * 4 * 2 + 3 * 8 * 16)
+    halved = adapted(tmp_path, "clustering", precision="bf16").memory["frozen weights"]
+    assert halved == stage.memory["frozen weights"] - 2 * matrices
+
+
+def test_a_step_larger_than_memory_is_computed_twice(tmp_path: Path) -> None:
+    whole = adapted(tmp_path, "text-matching", batch_size=64)
+    part = adapted(tmp_path, "text-matching", batch_size=64, tokens_in_memory=100, tokens_per_micro_batch=100)
+    assert part.memory["activations"] < whole.memory["activations"] / 10
+    shape, lora, tokens = without().student, Lora(rank=3), 10 * 64 * 2 * 11
+    assert whole.flops == tokens * shape.adapter_flops(lora, 11)
+    assert part.flops == tokens * shape.adapter_flops(lora, 11, recomputed=True)
+    room = adapted(tmp_path, "text-matching", batch_size=64, tokens_in_memory=10_000)
+    assert (room.memory, room.flops) == (whole.memory, whole.flops)
+
+
+def test_the_bundle_holds_the_adapters_that_are_shipped() -> None:
+    assert (
+        by_name(four())["bundle"].disk - by_name(without())["bundle"].disk == 4 * 4 * 32 * 2 * 128
+    )  # bytes, adapters, rank, layers, inputs and outputs
+
+
+def test_the_teacher_reads_what_adapters_need(tmp_path: Path) -> None:
+    scored = [row | {"s": n} for n, row in enumerate(PAIRS)]
+    sources = [
+        source(tmp_path, "pairs", PAIRS, {"query": "q", "document": "d"}),
+        source(
+            tmp_path, "triplets", [r | {"n": "no"} for r in PAIRS], {"query": "q", "document": "d", "negatives": "n"}
+        ),
+        source(tmp_path, "scored", scored, {"query": "q", "document": "d", "score": "s"}),
+    ]
+    data = {"sources": sources, "heldout_fraction": 0.5, "heldout_max": 2}
+
+    def texts(blocks: dict[str, Any], names: list[str]) -> list[int | None]:
+        distill = {"steps": 1, "sources": names}
+        return [d.texts for d in make_plan(with_adapters(blocks, data=data, distill=distill), probe=False).data]
+
+    held_out = 2 * 2
+    assert texts({}, ["pairs"]) == [12, held_out, held_out]
+    everything = {"sources": ["triplets"], "steps": 1}
+    assert texts({"retrieval": everything}, ["pairs"]) == [12, 12 + 1, held_out]
+    # no loss of graded pairs asks the teacher
+    assert texts({"text-matching": {"sources": ["scored"], "steps": 1}}, ["pairs"]) == [12, held_out, held_out]
+    # the same texts under another instruction are other vectors
+    topics = {"sources": ["pairs", "scored"], "steps": 1}
+    assert texts({"clustering": topics}, ["pairs"]) == [12, held_out, 12]
+    assert texts({"clustering": topics | {"teacher_instruction": "topic: "}}, ["pairs"]) == [24, held_out, 12]
+
+
+def test_passes_count_the_sources_of_stage_1_only(tmp_path: Path) -> None:
+    columns = {"query": "q", "document": "d"}
+    sources = [source(tmp_path, name, PAIRS, columns) for name in ("near", "other")]
+    data = {"sources": sources, "heldout_fraction": 0.0}
+    distill = {"steps": 3, "tokens_per_step": 132, "sources": ["near"]}
+    assert make_plan(recipe(data=data, distill=distill), probe=False).passes == pytest.approx(3 * 132 / (6 * 22))
+
+
+def test_a_probe_times_an_adapter(tmp_path: Path) -> None:
+    data = {"sources": [source(tmp_path, "pairs", PAIRS, {"query": "q", "document": "d"})]}
+    settings = {"sources": ["pairs"], "steps": 10, "lora": {"rank": 3}}
+    plan = make_plan(with_adapters({"clustering": settings}, data=data), probe=True)
+    assert "training steps of a LoRA of rank 3" in plan.rates["adapter"].how
+    stage = by_name(plan)["adapt-clustering"]
+    assert stage.seconds == pytest.approx(stage.tokens / plan.rates["adapter"].tokens_per_second)
+
+
+def test_settings_that_do_not_fit_are_errors_before_the_run(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="classification is trained on labelled_text"):
+        adapted(tmp_path, "classification")
+    with pytest.raises(ConfigError, match="lora.targets names .*'c_attn'"):
+        adapted(tmp_path, "clustering", lora={"targets": ["c_attn"]})
+    with pytest.raises(ConfigError, match="hidden_sizes"):
+        make_plan(recipe(student={"init": "random", "config": TINY | {"hidden_sizes": 8}, "dims": [8]}), probe=False)
+
+
+def test_stages_are_shown_in_100_columns() -> None:
+    text = printed(four(), width=100)
+    assert "adapt-retrieval-without-spread →" in text
+    assert "memory of adapt-clustering: frozen weights" in text
+    assert max(map(len, text.splitlines())) <= 100
 
 
 # ------------------------------------------------------------------------------------------------- models
@@ -295,7 +541,7 @@ def test_a_fresh_student_has_the_teachers_vocabulary(tmp_path: Path) -> None:
 def test_a_pretrained_student_is_read_from_its_folder(tmp_path: Path) -> None:
     AutoConfig.for_model(**TINY).save_pretrained(tmp_path / "student")
     student = {"init": "pretrained", "model": str(tmp_path / "student"), "dims": [8]}
-    assert make_plan(recipe(student=student), probe=False).student == make_plan(recipe(), probe=False).student
+    assert make_plan(recipe(student=student), probe=False).student == without().student
 
 
 @pytest.mark.parametrize(

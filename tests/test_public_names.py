@@ -15,7 +15,7 @@ LAYERS = [
     ["limbeck", "limbeck.errors", "limbeck.files", "limbeck.folders", "limbeck.config"],
     ["limbeck.objectives", "limbeck.compress", "limbeck.machine", "limbeck.nearest"],
     ["limbeck.data", "limbeck.teacher", "limbeck.model"],
-    ["limbeck.evaluation", "limbeck.search", "limbeck.encode_file"],
+    ["limbeck.evaluation", "limbeck.search", "limbeck.encode_file", "limbeck.export"],
     ["limbeck.training", "limbeck.plan"],
     ["limbeck.cli"],
 ]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from limbeck.config import load_recipe
+from limbeck.config import TASKS, load_recipe
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -30,7 +30,20 @@ SHORT = [
     "evaluate.queries=5",
     "evaluate.speed_texts=0",
 ]
-FEW_TEXTS = ["data.sources.0.packages=[json, argparse]", "data.heldout_fraction=0.3"]
+FEW_TEXTS = [
+    "data.sources.0.packages=[json, argparse]",
+    "data.sources.1.packages=[email, unittest]",
+    "data.sources.2.packages=[asyncio, logging, http]",
+    "data.sources.3.packages=[email, unittest]",
+    "data.heldout_fraction=0.3",
+]
+
+
+def short_adapters(*tasks: str) -> list[str]:
+    """Settings that make these adapters take a second each."""
+    settings = {"steps": 2, "batch_size": 4, "max_tokens": 32}
+    found = [f"adapters.{task}.{name}={value}" for task in tasks for name, value in settings.items()]
+    return [*found, "adapters.retrieval.also_without_spread=false", "adapters.retrieval.mining.ranks=[1,10]"]
 
 
 @dataclass(frozen=True)
@@ -60,7 +73,7 @@ def blocks(text: str) -> Iterator[Block]:
 
 def shortened(script: str) -> str:
     """The script with every `limbeck run` made to take seconds."""
-    short = " ".join(f"--set {setting}" for setting in SHORT)
+    short = " ".join(f"--set {setting}" for setting in [*SHORT, *short_adapters("retrieval", "clustering")])
     return re.sub(r"^(limbeck run [^\n#]*?)( *#.*)?$", rf"\1 {short}", script, flags=re.MULTILINE)
 
 
@@ -83,7 +96,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]
     here = tmp_path_factory.mktemp("reader")
     rows = [{"question": f"what is the square of {n}?", "answer": f"{n} times {n} is {n * n}"} for n in range(60)]
     (here / "faq.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    settings = [word for setting in [*SHORT, *FEW_TEXTS] for word in ("--set", setting)]
+    settings = [word for setting in [*SHORT, *FEW_TEXTS, *short_adapters(*TASKS)] for word in ("--set", setting)]
     subprocess.run(["limbeck", "run", "demo", *settings], cwd=here, env=environment, check=True, timeout=300)
     return here
 

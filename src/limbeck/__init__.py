@@ -2,7 +2,7 @@
 
     import limbeck
     model = limbeck.load("runs/demo/model")
-    vectors = model.encode(["how do I join two tables?"], role="query", dim=256)
+    vectors = model.encode(["how do I join two tables?"], task="retrieval", role="query", dim=256)
 
 Names are imported on first use, so that `import limbeck` costs milliseconds and needs no torch.
 """

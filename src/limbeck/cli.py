@@ -33,9 +33,11 @@ _EXTRAS = {  # a module that is missing → the extra that brings it
     "filelock": "train",
     "jinja2": "eval",
     "openai": "train",
+    "peft": "train",
     "pyarrow": "train",
     "pytrec_eval": "eval",
     "sentence_transformers": "train",
+    "sklearn": "eval",
     "tensorboard": "train",
     "xxhash": "train",
 }
@@ -55,6 +57,12 @@ class Precision(StrEnum):
     int8 = "int8"
     binary = "binary"
     ubinary = "ubinary"
+
+
+class ExportFormat(StrEnum):
+    """Layouts that a model can be written in."""
+
+    jina_v5 = "jina-v5"
 
 
 RecipeArgument = Annotated[
@@ -147,7 +155,7 @@ def recipes(as_json: JsonOption = False) -> None:
         typer.echo(f"{name:<{width}}  {description}")
 
 
-@app.command(epilog="Example: limbeck encode runs/demo/model texts.txt --out vectors.npy --dim 128")
+@app.command(epilog="Example: limbeck encode runs/demo/model texts.txt --task clustering --out vectors.npy --dim 128")
 def encode(
     model: ModelArgument,
     source: Annotated[
@@ -157,7 +165,13 @@ def encode(
         str, typer.Option(help="FILE.npy, FILE.npz (for int8), FILE.jsonl, or - for JSONL on standard output.")
     ] = "-",
     role: Annotated[Role, typer.Option(help="Queries and documents are encoded differently.")] = Role.document,
-    task: Annotated[str | None, typer.Option(help="Adapter to use, where the model has adapters.")] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="Adapter to use, where the model has adapters: retrieval, text-matching, clustering, classification, "
+            "auto (chosen by the texts), or a blend such as retrieval=0.7,clustering=0.3."
+        ),
+    ] = None,
     dim: DimOption = None,
     precision: Annotated[Precision, typer.Option(help="binary and ubinary: one bit a number.")] = Precision.float32,
     field: Annotated[str | None, typer.Option(help="Read JSON lines, and take the text from this field.")] = None,
@@ -165,10 +179,10 @@ def encode(
 ) -> None:
     """Turn texts into vectors. Row N of the output is line N of the input."""
     import limbeck
-    from limbeck.encode_file import Settings, encode_file, read_texts
+    from limbeck.encode_file import Settings, encode_file, parse_task, read_texts
 
     texts = read_texts(source, field)
-    settings = Settings(role=role.value, task=task, dim=dim, precision=precision.value)
+    settings = Settings(role=role.value, task=parse_task(task) if task else None, dim=dim, precision=precision.value)
     encoder = limbeck.load(model)
     with _progress("encoding", len(texts)) as advance:
         stats = encode_file(encoder, texts, out, settings, progress=advance)
@@ -190,6 +204,13 @@ def search(
     ],
     query: Annotated[str, typer.Argument(metavar="QUERY", help="What to look for.")],
     top: Annotated[int, typer.Option(help="How many documents to print.", min=1)] = 10,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="Adapter to use: retrieval where the model has adapters, if none is named; text-matching finds texts "
+            "that say the same as QUERY."
+        ),
+    ] = None,
     dim: DimOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -198,6 +219,7 @@ def search(
     The corpus is encoded once; its vectors are kept in the user's cache folder for the next search.
     """
     import limbeck
+    from limbeck.encode_file import parse_task
     from limbeck.search.exact import default_cache_dir, load_corpus, search_corpus
 
     cache = default_cache_dir()
@@ -205,7 +227,15 @@ def search(
     encoder = limbeck.load(model)
     with _progress(f"encoding {loaded.name}", len(loaded.documents)) as advance:
         [hits] = search_corpus(
-            encoder, loaded.ids, loaded.documents, [query], k=top, dim=dim, cache_dir=cache, progress=advance
+            encoder,
+            loaded.ids,
+            loaded.documents,
+            [query],
+            k=top,
+            task=parse_task(task) if task else None,
+            dim=dim,
+            cache_dir=cache,
+            progress=advance,
         )
     if as_json:
         _print_json({"query": query, "hits": [asdict(hit) for hit in hits]})
@@ -213,6 +243,20 @@ def search(
     for hit in hits:
         typer.echo(f"{hit.rank:>3}  {hit.score:.3f}  {hit.id}")
         typer.echo(f"            {_shortened(hit.document)}")
+
+
+@app.command(epilog="Example: limbeck export runs/demo/model --format jina-v5 --out runs/demo/jina-v5")
+def export(
+    model: ModelArgument,
+    out: Annotated[str, typer.Option(metavar="DIR", help="Folder to write; an earlier export in it is replaced.")],
+    layout: Annotated[
+        ExportFormat, typer.Option("--format", help="jina-v5: as jina-embeddings-v5-text, for vLLM among others.")
+    ],
+) -> None:
+    """Write a model in the layout of other software."""
+    from limbeck.export import export as write
+
+    typer.echo(f"wrote {write(model, out, format=layout.value)}")
 
 
 def main(arguments: list[str] | None = None) -> None:

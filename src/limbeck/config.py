@@ -10,7 +10,7 @@ import json
 import re
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -97,16 +97,21 @@ class HubSource(Section):
 
 
 class PythonDocsSource(Section):
-    """Docstrings of the Python packages installed here, read by parsing their sources. Pairs summary → rest."""
+    """Docstrings of the Python packages installed here, read by parsing their sources."""
 
     type: Literal["python-docs"] = "python-docs"
     name: str = "python-docs"
+    # summary = pairs summary → name and rest; package = text without its name, its package as label (packages of fewer
+    # than 30 texts are left out); graded = two texts, scored 0 to 1 by how near they are documented to each other
+    pairs: Literal["summary", "package", "graded"] = "summary"
     packages: list[str] | None = None  # import names, e.g. ["numpy"]; None = the standard library and all installed
     paths: list[str] | None = None  # folders of .py files to read instead of the installed packages
     weight: float = Field(default=1.0, gt=0)
-    questions: float = Field(default=0.0, ge=0, le=1)  # share of queries turned into a question about the summary
-    max_document_chars: int = Field(default=1000, gt=0)  # documents are cut here, at a word
-    max_rows: int | None = Field(default=None, gt=0)  # a stable sample (by hash of the document) of so many pairs
+    questions: float = Field(default=0.0, ge=0, le=1)  # summary: share of queries turned into a question about it
+    max_document_chars: int = Field(default=1000, gt=0)  # documents and texts are cut here, at a word
+    # A stable sample (by hash of the document or text) of so many rows; the same number of each label
+    # and of each score, as far as there are so many
+    max_rows: int | None = Field(default=None, gt=0)
 
 
 class DebianPackagesSource(Section):
@@ -256,6 +261,7 @@ class Optimizer(Section):
 class Distill(Section):
     """Stage 1: the student, projected up, points where the teacher points. Loss 1 − cos, both sides of the pair."""
 
+    sources: list[str] | None = None  # names of data.sources to train on; None = all
     steps: int = Field(gt=0)  # optimizer steps
     tokens_per_step: int = Field(default=16384, gt=0)  # real (unpadded) tokens of one optimizer step, over all devices
     # Padded tokens of one forward pass on one device: the memory dial
@@ -276,6 +282,143 @@ class Distill(Section):
     log_every: int = Field(default=10, gt=0)
 
 
+# ----------------------------------------------------------------------------------------- adapters
+
+Task = Literal["retrieval", "text-matching", "clustering", "classification"]
+TASKS: tuple[Task, ...] = get_args(Task)
+
+
+class Lora(Section):
+    """Low-rank adapters: W + (alpha / rank) · B A (Hu et al. 2021, arXiv 2106.09685)."""
+
+    rank: int = Field(default=32, gt=0)
+    alpha: float = Field(default=32.0, gt=0)
+    dropout: float = Field(default=0.1, ge=0, lt=1)  # on the adapter's input, while training
+    targets: list[str] | None = None  # last part of the names of linear layers; None = all of the transformer's layers
+
+
+class Average(Section):
+    """The final adapter, averaged with an earlier checkpoint of its own run."""
+
+    earlier: float = Field(default=0.5, gt=0, lt=1)  # that checkpoint, as a share of the steps
+    weight: float = Field(default=0.5, ge=0, le=1)  # of the earlier one; 0.5 = both count the same
+    keep: Literal["averaged", "final", "better"] = "better"  # better = by score on held-out data that no report uses
+
+
+class Mining(Section):
+    """Hard negatives by the teacher's stored vectors: near to the query, and not its answer."""
+
+    negatives: int = Field(default=4, gt=0)  # found for each query
+    ranks: tuple[int, int] = (2, 100)  # first and last place in the teacher's list (1 = nearest) that they come from
+    margin: float = Field(default=0.05, ge=0)  # teacher's cosine: so much further from the query than its answer is
+
+    @model_validator(mode="after")
+    def _places(self) -> Mining:
+        first, last = self.ranks
+        if not 1 <= first <= last or last - first + 1 < self.negatives:
+            raise ValueError(
+                f"ranks must be 1 ≤ first ≤ last with room for {self.negatives} negatives, got {self.ranks}"
+            )
+        return self
+
+
+class AdapterSource(Section):
+    """A source that an adapter is trained on."""
+
+    name: str  # of one of data.sources
+    weight: float = Field(default=1.0, gt=0)  # times that a row is drawn in one pass
+    batch_size: int | None = Field(default=None, gt=0)  # rows of one step; None = the adapter's
+
+
+class Adapter(Section):
+    """What every adapter of stage 2 has: a LoRA on the frozen base, and a run of its own."""
+
+    sources: list[AdapterSource] = Field(min_length=1)
+    steps: int = Field(gt=0)  # optimizer steps
+    batch_size: int = Field(default=128, gt=0)  # rows (pairs, triplets, texts) of one step, over all devices
+    tokens_per_micro_batch: int = Field(default=16384, gt=0)  # padded tokens of one forward pass on one device
+    # Padded tokens of a step whose activations are kept for the backward pass, on one device; a larger step is computed
+    # twice instead (gradient caching, Gao et al. 2021, arXiv 2101.06983), with the same gradient. None = no limit
+    tokens_in_memory: int | None = Field(default=None, gt=0)
+    max_tokens: int | None = Field(default=None, gt=1)  # training truncates texts here; None = student.max_tokens
+    teacher_instruction: str | None = None  # what the teacher is told; None = teacher.query_instruction for queries,
+    # teacher.document_instruction for all other text
+    matryoshka_weights: list[float] | None = None  # one per student.dims; None = equal
+    train_projection: bool = False  # True = the map into the teacher's space is trained along, for this adapter alone
+    lora: Lora = Lora()
+    average: Average | None = Average()
+    optimizer: Optimizer = Optimizer()
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    compile: Literal["auto", "on", "off"] = "auto"
+    attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
+    gradient_checkpointing: bool = False
+    checkpoint_every: int = Field(default=500, gt=0)
+    keep_checkpoints: int = Field(default=2, gt=0)
+    log_every: int = Field(default=10, gt=0)
+
+    @field_validator("sources", mode="before")
+    @classmethod
+    def _short(cls, sources: Any) -> Any:
+        # `sources: [python-docs]` is short for `sources: [{name: python-docs}]`
+        return [{"name": s} if isinstance(s, str) else s for s in sources] if isinstance(sources, list) else sources
+
+
+class RetrievalAdapter(Adapter):
+    """nce · InfoNCE + distill · (1 − cos) + spread · GOR; queries and documents have prefixes of their own."""
+
+    nce_weight: float = Field(default=1.0, ge=0)
+    distill_weight: float = Field(default=1.0, ge=0)
+    spread_weight: float = Field(default=1.0, ge=0)  # global orthogonal regulariser
+    temperature: float = Field(default=0.05, gt=0)
+    both_directions: bool = False  # also find the query of each document
+    negatives: int = Field(default=1, ge=0)  # hard negatives of each query in a step, drawn from those it has
+    mining: Mining | None = Mining()  # None = only the negatives that the sources bring
+    # Candidates that the teacher finds nearer to a query than its own document less this are left out; None = none are
+    false_negative_margin: float | None = 0.0
+    also_without_spread: bool = False  # train it once more with spread_weight 0, for the report; it is not shipped
+
+
+class TextMatchingAdapter(Adapter):
+    """CoSENT where a source has scores, else nce · InfoNCE + distill · (1 − cos); both sides are documents."""
+
+    cosent_scale: float = Field(default=20.0, gt=0)
+    nce_weight: float = Field(default=1.0, ge=0)
+    distill_weight: float = Field(default=2.0, ge=0)
+    temperature: float = Field(default=0.05, gt=0)
+    false_negative_margin: float | None = 0.0
+
+
+class ClusteringAdapter(Adapter):
+    """Distillation again, the teacher told to look at topics; every text is a document."""
+
+
+class ClassificationAdapter(Adapter):
+    """nce · InfoNCE in both directions, same-label negatives left out, + relational · distances as the teacher's."""
+
+    nce_weight: float = Field(default=1.0, ge=0)
+    relational_weight: float = Field(default=1.0, ge=0)
+    temperature: float = Field(default=0.05, gt=0)
+    negatives: int = Field(default=1, ge=0)  # texts of confusable labels in each triplet
+    confusable: int = Field(default=5, gt=0)  # labels nearest to a text's own, by the teacher, that negatives come from
+
+
+class Adapters(Section):
+    """Stage 2: one block a task; a task without a block has no adapter."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True)
+
+    retrieval: RetrievalAdapter | None = None
+    text_matching: TextMatchingAdapter | None = Field(default=None, alias="text-matching")
+    clustering: ClusteringAdapter | None = None
+    classification: ClassificationAdapter | None = None
+    router: bool = True  # train the small model behind task="auto" when all adapters are done
+
+    def by_task(self) -> dict[Task, Adapter]:
+        """The blocks that the recipe has, in the order of TASKS."""
+        blocks: dict[Task, Adapter | None] = {task: getattr(self, task.replace("-", "_")) for task in TASKS}
+        return {task: block for task, block in blocks.items() if block is not None}
+
+
 class Evaluate(Section):
     """Held-out retrieval: queries and documents of examples that training never saw."""
 
@@ -283,6 +426,9 @@ class Evaluate(Section):
     batch_tokens: int = Field(default=16384, gt=0)
     untrained: bool = True  # also score the student as it was before the first step
     speed_texts: int = Field(default=256, ge=0)  # texts timed for texts/s; 0 = no timing
+    classification: list[str] | None = None  # labelled sources that classification is scored on; None = all
+    clustering: list[str] | None = None  # labelled sources that clustering is scored on; None = all
+    shots: int = Field(default=16, gt=0)  # training texts of each label that a held-out classifier is fitted on
 
 
 class Recipe(Section):
@@ -297,15 +443,24 @@ class Recipe(Section):
     teacher: Teacher
     student: Student
     distill: Distill
+    adapters: Adapters = Adapters()
     evaluate: Evaluate = Evaluate()
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
-        weights = self.distill.matryoshka_weights
-        if weights is not None and len(weights) != len(self.student.dims):
-            raise ValueError(
-                f"distill.matryoshka_weights has {len(weights)} values, student.dims has {len(self.student.dims)}"
-            )
+        names = [s.name for s in self.data.sources]
+        stages = {f"adapters.{task}": block for task, block in self.adapters.by_task().items()}
+        for where, stage in {"distill": self.distill, **stages}.items():
+            weights = stage.matryoshka_weights
+            if weights is not None and len(weights) != len(self.student.dims):
+                raise ValueError(
+                    f"{where}.matryoshka_weights has {len(weights)} values, student.dims has {len(self.student.dims)}"
+                )
+            asked = [s if isinstance(s, str) else s.name for s in stage.sources or []]
+            if unknown := [n for n in asked if n not in names]:
+                raise ValueError(f"{where}.sources names {unknown}, data.sources has {names}")
+            if len(set(asked)) < len(asked):
+                raise ValueError(f"{where}.sources names a source twice: {asked}")
         return self
 
     @property

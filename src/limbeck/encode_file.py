@@ -6,9 +6,9 @@ import gzip
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Literal, Protocol, TypeAlias
 
@@ -29,13 +29,17 @@ class TextEncoder(Protocol):
         """Vectors [N, D] of N texts; in int8, codes [N, D] and scales [N]."""
         ...
 
+    def route(self, texts: Sequence[str], *, role: str) -> Mapping[str, float]:
+        """The blend of tasks that suits the texts; asked only for the task "auto"."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """How texts are encoded; as the arguments of `Encoder.encode`."""
 
     role: Literal["query", "document"] = "document"
-    task: str | None = None
+    task: str | Mapping[str, float] | None = None
     dim: int | None = None
     precision: Literal["float32", "int8", "binary", "ubinary"] = "float32"
 
@@ -47,6 +51,7 @@ class Stats:
     texts: int
     numbers: int  # in a row of the output: the dims, or an eighth of them at one bit each
     precision: str
+    task: str | None  # as on the command line; of "auto", what it chose
     bytes: int  # of all vectors
     seconds: float  # encoding and writing; loading the model is not counted
     texts_per_second: float
@@ -56,8 +61,9 @@ class Stats:
         """One line for people."""
         size = f"{self.bytes / 2**20:.1f} MiB" if self.bytes >= 2**20 else f"{self.bytes:,} bytes"
         where = "standard output" if self.out == "-" else self.out
+        task = f" for {self.task}" if self.task else ""
         return (
-            f"{self.texts:,} texts × {self.numbers} {self.precision} ({size}) in {self.seconds:.1f} s, "
+            f"{self.texts:,} texts × {self.numbers} {self.precision} ({size}){task} in {self.seconds:.1f} s, "
             f"{self.texts_per_second:,.0f} texts/s → {where}"
         )
 
@@ -88,6 +94,21 @@ def read_texts(source: str, field: str | None = None) -> list[str]:
     return texts
 
 
+def parse_task(text: str) -> str | dict[str, float]:
+    """Read a task of a command line: a name, or a blend as in "retrieval=0.7,clustering=0.3". Raises ConfigError."""
+    if "=" not in text:
+        return text
+    try:
+        return {name.strip(): float(weight) for name, weight in (part.split("=") for part in text.split(","))}
+    except ValueError:
+        raise ConfigError(f"expected a task, or a blend such as retrieval=0.7,clustering=0.3; got {text!r}") from None
+
+
+def task_words(task: str | Mapping[str, float] | None) -> str | None:
+    """Write a task as `parse_task` reads it."""
+    return ",".join(f"{name}={weight}" for name, weight in task.items()) if isinstance(task, Mapping) else task
+
+
 def encode_file(
     encoder: TextEncoder,
     texts: list[str],
@@ -101,9 +122,9 @@ def encode_file(
     Args:
         encoder: as `limbeck.load` gives it.
         texts: at least one.
-        out: FILE.npy (an array [N, D]), FILE.npz (in int8: "codes" [N, D] and "scales" [N]), FILE.jsonl (objects with
-            "text", "vector" and, in int8, "scale"), or "-": JSONL on standard output.
-        settings: how to encode.
+        out: FILE.npy (an array [N, D]), FILE.npz (in int8: "codes" [N, D], "scales" [N] and "task"), FILE.jsonl
+            (objects with "text", "vector" and, where there are, "scale" and "task"), or "-": JSONL on standard output.
+        settings: how to encode. The task "auto" is settled once, by all texts, so that all vectors lie in one space.
         progress: called with the number of texts done since the last call.
 
     Raises ConfigError for another ending of `out`.
@@ -115,20 +136,24 @@ def encode_file(
             f"cannot write {settings.precision} vectors to {out!r}: end it in {array} or .jsonl, or use - for JSONL"
         )
     start = time.perf_counter()
+    if settings.task == "auto":
+        settings = replace(settings, task=encoder.route(texts, role=settings.role))
+    task = task_words(settings.task)
     chunks = _encoded(encoder, texts, settings, progress)
     if out == "-":
-        row, size = _write_jsonl(sys.stdout, texts, chunks)
+        row, size = _write_jsonl(sys.stdout, texts, chunks, task)
     else:
         with atomic_write(Path(out)) as temporary:
             if out.endswith(".npy"):
                 row, size = _write_npy(temporary, len(texts), chunks)
             elif out.endswith(".npz"):
-                row, size = _write_npz(temporary, chunks)
+                row, size = _write_npz(temporary, chunks, task)
             else:
                 with open(temporary, "w", encoding="utf-8") as lines:
-                    row, size = _write_jsonl(lines, texts, chunks)
+                    row, size = _write_jsonl(lines, texts, chunks, task)
     seconds = time.perf_counter() - start
-    return Stats(len(texts), row, settings.precision, size, round(seconds, 3), round(len(texts) / seconds, 1), out)
+    speed = round(len(texts) / seconds, 1)
+    return Stats(len(texts), row, settings.precision, task, size, round(seconds, 3), speed, out)
 
 
 @contextmanager
@@ -186,20 +211,23 @@ def _write_npy(path: Path, count: int, chunks: Iterator[Chunk]) -> tuple[int, in
     return first.shape[1], array.nbytes
 
 
-def _write_npz(path: Path, chunks: Iterator[Chunk]) -> tuple[int, int]:
+def _write_npz(path: Path, chunks: Iterator[Chunk], task: str | None) -> tuple[int, int]:
     codes, scales = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
     with open(path, "wb") as file:  # by its name, numpy would add an ending
-        np.savez(file, codes=codes, scales=scales)
+        np.savez(file, allow_pickle=False, codes=codes, scales=scales, **({"task": np.array(task)} if task else {}))
     return codes.shape[1], codes.nbytes + scales.nbytes
 
 
-def _write_jsonl(lines: IO[str], texts: list[str], chunks: Iterator[Chunk]) -> tuple[int, int]:
+def _write_jsonl(lines: IO[str], texts: list[str], chunks: Iterator[Chunk], task: str | None) -> tuple[int, int]:
     done = row = size = 0
+    asked = f', "task": {json.dumps(task)}' if task else ""
     for vectors, scales in chunks:
         for i, vector in enumerate(vectors):
             numbers = ",".join(vector.astype(str))  # the shortest text that reads back as the same number
             scale = "" if scales is None else f', "scale": {scales[i]!s}'
-            lines.write(f'{{"text": {json.dumps(texts[done], ensure_ascii=False)}, "vector": [{numbers}]{scale}}}\n')
+            lines.write(
+                f'{{"text": {json.dumps(texts[done], ensure_ascii=False)}, "vector": [{numbers}]{scale}{asked}}}\n'
+            )
             done += 1
         row, size = vectors.shape[1], size + vectors.nbytes + (0 if scales is None else scales.nbytes)
     return row, size

@@ -40,7 +40,7 @@ def top_k(queries: np.ndarray, documents: np.ndarray, k: int) -> Hits:
     def score(q: slice, d: slice) -> NDArray[np.float32]:
         return queries[q].astype(np.float32) @ documents[d].astype(np.float32).T
 
-    return _search(len(queries), len(documents), k, score)
+    return search_blocks(len(queries), len(documents), k, score)
 
 
 def top_k_bits(query_bits: np.ndarray, document_bits: np.ndarray, k: int) -> Hits:
@@ -54,7 +54,7 @@ def top_k_bits(query_bits: np.ndarray, document_bits: np.ndarray, k: int) -> Hit
     def score(q: slice, d: slice) -> NDArray[np.float32]:
         return hamming_distance(query_bits[q], document_bits[d]) * scale + np.float32(1)
 
-    return _search(len(query_bits), len(document_bits), k, score)
+    return search_blocks(len(query_bits), len(document_bits), k, score)
 
 
 def rescore(hits: Hits, queries: np.ndarray, documents: np.ndarray, k: int) -> Hits:
@@ -88,10 +88,22 @@ def _check_finite(side: str, vectors: np.ndarray) -> None:
             raise DataError(f"{side} vector {first} holds NaN or infinity: look at its text and at the model")
 
 
-def _search(q_count: int, d_count: int, k: int, score: Callable[[slice, slice], NDArray[np.float32]]) -> Hits:
+def search_blocks(
+    q_count: int,
+    d_count: int,
+    k: int,
+    score: Callable[[slice, slice], NDArray[np.float32]],
+    *,
+    query_block: int | None = None,
+) -> Hits:
+    """The k documents with the largest score, wherever scores come from.
+
+    `score` is called with a range of queries and one of documents, and gives their scores [queries, documents]. Larger
+    query blocks look at each document less often, and hold more scores at a time.
+    """
     k = min(k, d_count)
     found = Hits(np.empty((q_count, k), np.int64), np.empty((q_count, k), np.float32))
-    for q in _blocks(q_count, QUERY_BLOCK):
+    for q in _blocks(q_count, query_block or QUERY_BLOCK):
         rows = q.stop - q.start
         best = Hits(np.empty((rows, 0), np.int64), np.empty((rows, 0), np.float32))
         for d in _blocks(d_count, DOCUMENT_BLOCK):
@@ -108,9 +120,9 @@ def _merge(best: Hits, scores: NDArray[np.float32], offset: int, k: int) -> Hits
     """Best k of `best` [B, ≤ k] and a block of scores [B, n] whose first column is document `offset`."""
     rows, n = scores.shape
     # A document below this floor cannot be among the best k. Ties with it stay in, so that the index decides.
-    floor = np.partition(scores, n - k, axis=1)[:, n - k] if n > k else np.full(rows, -np.inf, np.float32)
-    if best.scores.shape[1] == k:
-        floor = np.maximum(floor, best.scores[:, -1])
+    floor = best.scores[:, -1] if best.scores.shape[1] == k else np.full(rows, -np.inf, np.float32)
+    if n > k and np.count_nonzero(scores >= floor[:, None]) > 4 * k * rows:  # at first, or where the best come last
+        floor = np.maximum(floor, np.partition(scores, n - k, axis=1)[:, n - k])
     row, column = np.divmod(np.flatnonzero(scores >= floor[:, None]), n)
 
     kept = best.indices.shape[1]

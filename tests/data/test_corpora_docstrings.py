@@ -1,15 +1,18 @@
 import logging
+import os
 import subprocess
 import sys
 import textwrap
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from limbeck.config import PythonDocsSource
 from limbeck.data.corpora import docstrings, python_docs
-from limbeck.data.examples import Pair
+from limbeck.data.examples import LabelledText, ScoredPair
 from limbeck.errors import DataError
 
 MODULE = '''
@@ -83,8 +86,17 @@ def function(name: str, summary: str, body: str = "One two three four five six s
     return f'def {name}(x):\n    """{summary}\n\n    {body}\n    """\n\n'
 
 
-def read(folder: Path, **fields: object) -> list[Pair]:
-    return list(python_docs(PythonDocsSource(paths=[str(folder)], **fields)))  # type: ignore[arg-type]
+def read(folder: Path, **fields: Any) -> list[Any]:
+    return list(python_docs(PythonDocsSource(paths=[str(folder)], **fields)))
+
+
+def package(folder: Path, name: str, functions: int) -> Path:
+    """A package of so many functions, half of them in each of two modules; no two summaries are the same."""
+    for part in range(2):
+        numbers = range(part, functions, 2)
+        text = "".join(function(f"f{i}", f"Do the {name} thing number {i} well.") for i in numbers)
+        write(folder, {f"{name}/m{part}.py": text})
+    return folder
 
 
 @pytest.fixture
@@ -127,7 +139,9 @@ def test_reading_never_imports(woods: Path):
 
 def test_the_place_of_the_packages_changes_nothing(tmp_path: Path):
     files = {
-        f"p{i}/m{j}.py": function("f", f"Do the thing number {i * 10 + j} well.") for i in range(3) for j in range(3)
+        f"p{i}/m{j}.py": function(f"f{j}", f"Do the thing number {i * 10 + j} well.")
+        for i in range(3)
+        for j in range(3)
     }
     here, there = (
         write(tmp_path / "here", files),
@@ -135,6 +149,7 @@ def test_the_place_of_the_packages_changes_nothing(tmp_path: Path):
     )
     fields = {"max_rows": 5, "questions": 0.5}
     assert read(here, **fields) == read(there, **fields)
+    assert read(here, pairs="graded") == read(there, pairs="graded")
     assert [p.id for p in read(here)] == sorted(p.id for p in read(here))
 
 
@@ -240,6 +255,97 @@ def test_a_share_of_the_queries_is_asked_as_questions(tmp_path: Path):
     assert not any(asked[0])
     assert all(asked[1])
     assert 0.15 < sum(asked[0.3]) / 200 < 0.45
+
+
+def test_a_labelled_text_is_the_docstring_without_its_name_and_its_top_package(
+    woods: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(docstrings, "MIN_PACKAGE_TEXTS", 5)
+    texts = {text.id: text for text in read(woods, pairs="package", questions=1.0)}
+    assert list(texts) == [pair.id for pair in read(woods)]
+    assert texts["woods.trees.mean"] == LabelledText(
+        id="woods.trees.mean",
+        text="Compute the average height of some trees.\n\nParameters\nheights : list of float\n"
+        "In metres, each of them positive; an empty list is an error.",
+        lang="en",
+        labels=("woods",),
+    )
+    assert {text.labels for text in texts.values()} == {("woods",)}
+    assert all(len(text.text) <= 50 for text in read(woods, pairs="package", max_document_chars=50))
+
+
+def test_a_package_of_few_texts_is_no_label(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    package(tmp_path, "large", docstrings.MIN_PACKAGE_TEXTS)
+    package(tmp_path, "small", docstrings.MIN_PACKAGE_TEXTS - 1)
+    with caplog.at_level(logging.INFO, logger="limbeck"):
+        texts = read(tmp_path, pairs="package")
+    assert Counter(text.labels for text in texts) == {("large",): docstrings.MIN_PACKAGE_TEXTS}
+    assert f"'package of few texts': {docstrings.MIN_PACKAGE_TEXTS - 1}" in caplog.text
+    with pytest.raises(DataError, match="nothing for pairs: package among 29 docstrings"):
+        read(tmp_path / "small", pairs="package")
+
+
+def test_a_sample_of_labelled_texts_takes_the_same_number_of_each_label(tmp_path: Path):
+    for name, functions in {"ant": 100, "bee": 40, "cat": 31}.items():
+        package(tmp_path, name, functions)
+    everything, sample = read(tmp_path, pairs="package"), read(tmp_path, pairs="package", max_rows=100)
+    assert len(everything) == 171
+    assert sample == [text for text in everything if text in sample]
+    assert Counter(text.labels[0] for text in sample) == {"ant": 35, "bee": 34, "cat": 31}
+    assert all(text in sample for text in read(tmp_path, pairs="package", max_rows=50))
+
+
+def test_graded_pairs_are_of_the_same_texts_as_the_labelled(tmp_path: Path):
+    for name in ("ant", "bee"):
+        package(tmp_path, name, 40)
+    texts = {text.id: text.text for text in read(tmp_path, pairs="package")}
+    pairs = read(tmp_path, pairs="graded")
+    assert all(isinstance(pair, ScoredPair) and pair.lang == "en" for pair in pairs)
+    assert [[texts[name] for name in pair.id.split(" ~ ")] for pair in pairs] == [[p.query, p.document] for p in pairs]
+    same = Counter((pair.score, pair.id[0] == pair.id.partition(" ~ ")[2][0]) for pair in pairs)
+    assert same == {(0.75, True): 8, (0.5, True): 8, (0.0, False): 8}  # no name is in one package twice
+    sample = read(tmp_path, pairs="graded", max_rows=9)
+    assert sample == [pair for pair in pairs if pair in sample]
+    assert Counter(pair.score for pair in sample) == {0.75: 3, 0.5: 3, 0.0: 3}
+
+
+def test_one_text_has_no_partner(tmp_path: Path):
+    write(tmp_path, {"m.py": function("f", "Do something that is worth it.")})
+    with pytest.raises(DataError, match="nothing for pairs: graded among 1 docstrings"):
+        read(tmp_path, pairs="graded")
+
+
+def test_a_file_is_parsed_once_for_all_sources_and_again_when_it_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    parsed: list[str] = []
+    parse = docstrings._parsed
+    monkeypatch.setattr(docstrings, "_parsed", lambda path, skipped: parsed.append(path.name) or parse(path, skipped))
+    write(tmp_path, {"a.py": function("f", "Do something that is worth it."), "b.py": "x = 1"})
+    first = read(tmp_path)
+    assert read(tmp_path, max_document_chars=400) == first
+    assert parsed == ["a.py", "b.py"]
+    write(tmp_path, {"a.py": function("f", "Do something else, worth it, too.")})
+    os.utime(tmp_path / "a.py", ns=(0, 0))
+    assert [pair.query for pair in read(tmp_path)] == ["Do something else, worth it, too."]
+    assert parsed == ["a.py", "b.py", "a.py"]
+
+
+def test_a_limit_beyond_what_others_keep_is_kept(tmp_path: Path):
+    write(tmp_path, {"m.py": function("f", "Say very many words.", "word " * 3000)})
+    lengths = [len(read(tmp_path, max_document_chars=limit)[0].document) for limit in (100, 5000, 100)]
+    assert lengths == [97, 4997, 97]  # "m.f(x)" and an empty line, then words of five characters with their space
+
+
+def test_what_was_left_out_is_counted_for_each_source(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    write(tmp_path, {"m.py": MODULE})
+    with caplog.at_level(logging.INFO, logger="limbeck"):
+        read(tmp_path)
+        read(tmp_path)
+    first, second = caplog.messages
+    assert first == second
+    assert "'body too short': 1" in first
+    assert "'summary repeated in the body': 1" in first
 
 
 def test_installed_packages_are_found_by_import_name():

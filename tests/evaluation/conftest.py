@@ -8,6 +8,12 @@ from typing import Any
 import pytest
 
 DIMS = (32, 64, 128, 256, 384)
+MATRIX = {  # task → base, the four adapters, auto, teacher
+    "retrieval": (0.752, 0.787, 0.741, 0.748, 0.712, 0.786, 0.845),
+    "text-matching": (0.701, 0.695, 0.803, 0.699, 0.664, 0.768, 0.742),
+    "clustering": (0.488, 0.493, 0.527, 0.519, 0.472, 0.514, 0.531),
+    "classification": (0.671, 0.668, 0.684, 0.679, 0.738, 0.731, 0.702),
+}
 HOSTILE = '<script>alert("x")</script> & <b>bold</b> | `code`'
 
 
@@ -41,6 +47,25 @@ def fake_scores() -> dict[str, Any]:
         },
         "compute_per_token_ratio": 0.446,
         "max_tokens": {"teacher": 256, "student": 512},
+        "adapters": {
+            task: dict(zip(("base", *MATRIX, "auto", "teacher"), row, strict=True)) for task, row in MATRIX.items()
+        },
+        "adapter_metrics": {
+            "retrieval": "nDCG@10",
+            "text-matching": "Spearman",
+            "clustering": "V-measure",
+            "classification": "accuracy",
+        },
+        "spread": [
+            {"regularised": True, "precision": "float32", "dim": 384, "ndcg_at_10": 0.787},
+            {"regularised": True, "precision": "binary", "dim": 384, "ndcg_at_10": 0.771},
+            {"regularised": False, "precision": "float32", "dim": 384, "ndcg_at_10": 0.784},
+            {"regularised": False, "precision": "binary", "dim": 384, "ndcg_at_10": 0.744},
+        ],
+        "averaging": {
+            "retrieval": {"final": 0.781, "averaged": 0.784, "kept": "averaged"},
+            "clustering": {"final": 0.514, "averaged": 0.497, "kept": "final"},
+        },
         "data": {
             "python-docs": {
                 "read": 74211,
@@ -175,6 +200,32 @@ def fake_metrics(steps: int = 1400, every: int = 10) -> list[dict[str, float]]:
     return rows
 
 
+def fake_adapter_logs() -> dict[str, list[dict[str, float]]]:
+    """Logs of four adapters. Text-matching draws from two sources in turn, each with terms of its own."""
+
+    def falls(step: int, start: float, end: float) -> float:
+        return (end + (start - end) * math.exp(-step / 30)) * (1 + 0.05 * math.sin(step * step * 7.1))
+
+    every = [{"step": step, "lr": 1e-3, "grad_norm": 0.7, "tokens": step * 5000} for step in range(10, 121, 10)]
+    terms = {
+        "retrieval": {"info_nce": (0.61, 0.31), "distill": (0.118, 0.094), "spread": (0.0061, 0.00082)},
+        "text-matching": {"cosent": (3.9, 2.7)},
+        "clustering": {"distill": (0.131, 0.089)},
+        "classification": {"info_nce": (1.92, 0.84), "relational": (0.041, 0.023)},
+    }
+    logs = {
+        task: [row | {name: falls(int(row["step"]), *ends) for name, ends in named.items()} for row in every]
+        for task, named in terms.items()
+    }
+    for row in logs["text-matching"][2::3]:
+        del row["cosent"]
+        row |= {"info_nce": falls(int(row["step"]), 0.42, 0.3), "distill": falls(int(row["step"]), 0.12, 0.1)}
+    for log in logs.values():
+        for row in log:
+            row["loss"] = sum(v for k, v in row.items() if k in ("info_nce", "distill", "spread", "cosent"))
+    return logs
+
+
 def _row(scores: dict[int, float], dim: int, precision: str, size: int, full: float | None = None) -> dict[str, Any]:
     reference = full or scores[max(scores)]
     return {
@@ -194,3 +245,8 @@ def _scores() -> dict[str, Any]:
 @pytest.fixture(name="metrics")
 def _metrics() -> list[dict[str, float]]:
     return fake_metrics()
+
+
+@pytest.fixture(name="adapter_logs")
+def _adapter_logs() -> dict[str, list[dict[str, float]]]:
+    return fake_adapter_logs()

@@ -27,8 +27,21 @@ def test_log_ticks_enclose_the_data(low, factor):
     assert ticks == sorted(set(ticks))
 
 
+def test_a_log_axis_over_many_tens_has_few_ticks():
+    assert log_ticks(0.2, 0.9) == [0.2, 0.3, 0.5, 0.7, 1.0]
+    assert log_ticks(0.03, 0.9) == [0.02, 0.05, 0.1, 0.2, 0.5, 1.0]
+    assert log_ticks(0.0003, 0.9) == [0.0001, 0.001, 0.01, 0.1, 1.0]
+
+
+def test_an_axis_can_be_made_to_start_at_zero():
+    series = [Series("s", [(1, 1.0), (2, 0.8)], "ink")]
+    chart = line_chart(series, id="x", title="t", description="d", x_label="x", y_label="y", y_from=0.0)
+    assert [t.label for t in chart.layouts[0].y_ticks] == ["0", "0.2", "0.4", "0.6", "0.8", "1"]
+
+
 def test_numbers_on_an_axis_have_no_trailing_zeros():
     assert [number(v) for v in (0.0, 0.25, 1200.0, 0.30000000000000004)] == ["0", "0.25", "1,200", "0.3"]
+    assert [number(v) for v in (0.0005, 0.00002)] == ["0.0005", "2e-5"]
 
 
 def test_a_long_log_is_averaged_into_few_points_and_a_short_one_is_kept():

@@ -44,9 +44,9 @@ class _Page(HTMLParser):
 
 
 @pytest.fixture
-def full(scores, metrics, tmp_path) -> tuple[str, str]:
+def full(scores, metrics, adapter_logs, tmp_path) -> tuple[str, str]:
     out = tmp_path / "full"
-    write_report(scores, metrics, out)
+    write_report(scores, metrics, out, adapter_metrics_log=adapter_logs)
     return (out / "index.html").read_text(encoding="utf-8"), (out / "report.md").read_text(encoding="utf-8")
 
 
@@ -58,7 +58,7 @@ def test_the_headline_says_what_is_kept_and_at_what_cost(full):
 
 
 def test_the_page_shows_every_measured_part(full):
-    text = " ".join(_Page(full[0]).text)
+    text = " ".join(_Page(full[0]).text).replace("\u00a0", " ")
     for shown in ("0.845", "0.787", "0.214", "9 min 41 s", "2.9 GB", "48 bytes", "10.6M", "58,801", "1,013", "0.446"):
         assert shown in text, shown
     for name in ("limbeck run demo", "Xeon", "2.13.0", "python-docs", "found at rank 7"):
@@ -92,21 +92,21 @@ def test_html_in_a_docstring_is_shown_as_text(full):
 def test_each_chart_has_a_title_a_description_and_a_table(full):
     page = _Page(full[0])
     charts = [a for tag, a in page.tags if tag == "svg" and a.get("role") == "img"]
-    assert len(charts) == 4  # two charts, wide and narrow
-    assert sum(tag == "details" for tag, _ in page.tags) == 2
+    assert len(charts) == 4 + 4  # two charts, wide and narrow, and a small one of each adapter
+    assert sum(tag == "details" for tag, _ in page.tags) == 3
     regions = [a for _, a in page.tags if a.get("class") == "scroll"]
     assert regions and all(a.get("tabindex") == "0" and a.get("aria-label") for a in regions)
 
 
 def test_tables_of_the_markdown_have_as_many_cells_in_every_row(full):
     blocks = re.findall(r"(?:^\|.*\n)+", full[1], re.M)
-    assert len(blocks) == 5
+    assert len(blocks) == 9
     for block in blocks:
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}) == 1
 
 
-def test_the_same_run_gives_the_same_bytes(full, scores, metrics, tmp_path):
-    write_report(parse_scores(scores), metrics, tmp_path)
+def test_the_same_run_gives_the_same_bytes(full, scores, metrics, adapter_logs, tmp_path):
+    write_report(parse_scores(scores), metrics, tmp_path, adapter_metrics_log=adapter_logs)
     assert (tmp_path / "index.html").read_text(encoding="utf-8") == full[0]
 
 
@@ -176,6 +176,18 @@ def test_scores_survive_json_and_retention_is_filled_in(scores, tmp_path):
         ({}, "ndcg_at_10: Field required"),
         ({"ndcg_at_10": {"student": float("nan")}}, "ndcg_at_10.student"),
         ({"ndcg_at_10": {}, "secconds": 3}, "secconds: Extra inputs"),
+        ({"ndcg_at_10": {}, "adapters": {"search": {"base": 0.5}}}, "adapters: .*unknown task 'search': .* retrieval,"),
+        ({"ndcg_at_10": {}, "adapters": {"retrieval": {"best": 0.5}}}, "adapters: .*unknown adapter 'best': .* auto,"),
+        ({"ndcg_at_10": {}, "adapters": {"clustering": {"base": 51.2}}}, "adapters.clustering.base: .*less than"),
+        ({"ndcg_at_10": {}, "adapter_metrics": {"search": "nDCG@10"}}, "adapter_metrics: .*unknown task"),
+        ({"ndcg_at_10": {}, "averaging": {"retrieval": {"final": 0.1, "averaged": 0.2, "kept": "b"}}}, "kept"),
+        (
+            {
+                "ndcg_at_10": {},
+                "spread": [{"regularised": True, "precision": "binary", "dim": 8, "ndcg_at_10": n} for n in (0.1, 0.2)],
+            },
+            r"scored twice .*\(8, 'binary', True\)",
+        ),
     ],
 )
 def test_scores_that_do_not_fit_the_schema_are_named(scores, reason, tmp_path):
@@ -226,5 +238,7 @@ def test_numbers_are_written_as_a_reader_wants_them():
         "4.02B",
     ]
     assert [fmt.memory(v) for v in (512, 2931.4)] == ["512 MB", "2.9 GB"]
+    assert [fmt.change(v) for v in (0.0214, -0.004, 0.0002, -0.0002)] == ["+0.021", "−0.004", "±0.000", "±0.000"]
+    assert [fmt.percent(v) for v in (0.931, -0.004)] == ["93.1%", "−0.4%"]
     assert [fmt.whole_percent(v) for v in (0.446, 0.0, 0.0042)] == ["45%", "0%", "0.4%"]
     assert fmt.score(None) == fmt.percent(None) == fmt.count(None) == "–"

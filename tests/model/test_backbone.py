@@ -423,4 +423,4 @@ def test_weights_are_counted_without_a_pooler_and_with_token_embeddings_apart(be
 
 def test_a_model_without_a_known_stack_of_layers_cannot_be_pruned() -> None:
     with pytest.raises(ModelError, match="no stack of layers found in Linear"):
-        backbones._layers(torch.nn.Linear(2, 2))
+        backbones.layers(torch.nn.Linear(2, 2))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,12 +13,17 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from tiny_models import spec_of, student
+import torch
+from tiny_adapters import adapted_bundle, adapters_of, drawn
+from tiny_models import WIDTH, spec_of, student
 
+from limbeck.config import TASKS
 from limbeck.errors import ModelError
 from limbeck.model import backbone as backbones
-from limbeck.model.bundle import BundleSpec, read_spec, save_bundle
+from limbeck.model.adapters import Adapter, base_digest
+from limbeck.model.bundle import BundleSpec, read_bundle, read_spec, save_bundle
 from limbeck.model.encoder import load
+from limbeck.model.router import Router
 
 
 @pytest.fixture
@@ -60,12 +66,14 @@ def test_a_bundle_takes_the_place_of_an_older_one_as_a_whole(make_bundle, sectio
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 2}, "has bundle format 2, this limbeck reads 1: upgrade limbeck"),
+        ({"format": 3}, "has bundle format 3, this limbeck reads 2: upgrade limbeck"),
         ({"format": 7, "something": "new"}, "has bundle format 7"),
         ({"format": "x"}, "limbeck.json does not fit: format: "),
         ({"something": "new"}, "limbeck.json does not fit: something: "),
         ({"pooling": "max"}, "limbeck.json does not fit: pooling: "),
         ({"dims": []}, "limbeck.json does not fit: dims: "),
+        ({"tasks": ["../elsewhere"]}, "limbeck.json does not fit: tasks: .*a task is named by letters"),
+        ({"tasks": ["auto"]}, "limbeck.json does not fit: tasks: .*and not auto; got auto"),
         ({"prompts": {"query": ""}}, "limbeck.json does not fit: prompts: .*no prompt for document"),
     ],
 )
@@ -165,3 +173,107 @@ def test_a_save_that_is_killed_leaves_the_older_bundle_and_the_next_one_clears_u
 def test_a_spec_without_its_parts_is_an_error() -> None:
     with pytest.raises(ValueError, match="dims"):
         BundleSpec(name="x", pooling="last", dims=[], max_tokens=8)
+
+
+# ------------------------------------------------------------------------------------------ adapters
+
+
+ROUTER = Router(("retrieval", "clustering"), torch.ones(2, WIDTH), torch.zeros(2))
+
+
+@pytest.fixture
+def adapted(section, bert: Path, tmp_path: Path) -> Path:
+    return adapted_bundle(tmp_path / "adapted", section, bert, router=ROUTER)
+
+
+def test_adapters_and_the_router_are_read_as_they_were_saved(adapted: Path, section, bert: Path) -> None:
+    built = backbones.build(section, bert, seed=1).model
+    expected = adapters_of(built)
+    found = read_bundle(adapted)
+    assert found.spec.tasks == list(found.adapters) == list(TASKS)
+    assert found.spec.base == base_digest(found.backbone) == base_digest(built)
+    for task, adapter in found.adapters.items():
+        assert adapter.base == found.spec.base
+        for name, factors in expected[task].factors.items():
+            assert all(torch.equal(a, b) for a, b in zip(adapter.factors[name], factors, strict=True))
+    assert found.router is not None and found.router.tasks == ROUTER.tasks
+    assert {Path(name).suffix for name in files_of(adapted)} <= {".json", ".safetensors", ".md", ".txt"}
+
+
+def test_the_spec_lists_the_adapters_that_are_there_whatever_it_said_before(make_bundle, section, bert: Path) -> None:
+    folder = make_bundle(section, bert, tasks=["retrieval"])
+    assert (read_spec(folder).tasks, read_spec(folder).base) == ([], None)
+    assert load(folder, device="cpu").encode(["a"]).shape == (1, WIDTH)
+
+
+def test_a_bundle_of_format_1_is_read(bundle: Path) -> None:
+    file = bundle / "limbeck.json"
+    body = json.loads(file.read_text()) | {"format": 1}
+    del body["base"]
+    file.write_text(json.dumps(body))
+    assert load(bundle, device="cpu").tasks == []
+
+
+def test_the_weights_are_hashed_only_where_there_are_adapters(bundle: Path, adapted: Path, monkeypatch) -> None:
+    hashed: list[object] = []
+    monkeypatch.setattr("limbeck.model.bundle.base_digest", lambda model: hashed.append(model) or base_digest(model))
+    load(bundle, device="cpu")
+    assert hashed == []
+    load(adapted, device="cpu")
+    assert len(hashed) == 1
+
+
+def test_an_adapter_of_another_base_is_neither_saved_nor_loaded(adapted: Path, section, bert: Path, tmp_path) -> None:
+    built = backbones.build(student(init="pruned", pruned={"layers": [1, 3]}), bert, seed=1)
+    other = drawn(built.model)
+    refused = rf"adapter clustering was trained on another base \({other.base}, this one is {read_spec(adapted).base}\)"
+    mine = read_bundle(adapted)
+    with pytest.raises(ModelError, match=refused):
+        save_bundle(
+            tmp_path / "new",
+            backbone=mine.backbone,
+            tokenizer=mine.tokenizer,
+            spec=mine.spec,
+            projection=None,
+            adapters={"clustering": other},
+        )
+    assert not (tmp_path / "new").exists()
+    other.save(adapted / "adapters" / "clustering")
+    with pytest.raises(ModelError, match=refused):
+        load(adapted, device="cpu")
+
+
+def test_adapters_over_changed_weights_are_refused(adapted: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(adapted / "model.safetensors")
+    next(iter(tensors.values())).view(-1)[0] += 1e-3
+    save_file(tensors, adapted / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="adapter retrieval was trained on another base"):
+        load(adapted, device="cpu")
+
+
+def test_an_adapter_that_does_not_say_its_base_is_saved_with_it(section, bert: Path, tmp_path: Path) -> None:
+    built = backbones.build(section, bert, seed=1)
+    save_bundle(
+        tmp_path / "model",
+        backbone=built.model,
+        tokenizer=built.tokenizer,
+        spec=spec_of(section),
+        projection=None,
+        adapters={"retrieval": drawn(built.model, base=None)},
+    )
+    assert Adapter.load(tmp_path / "model" / "adapters" / "retrieval").base == base_digest(built.model)
+
+
+@pytest.mark.parametrize("lost", ["adapters/clustering", "adapters/clustering/adapter_model.safetensors"])
+def test_an_adapter_that_the_manifest_names_and_the_folder_lacks_is_an_error(adapted: Path, lost: str) -> None:
+    shutil.rmtree(adapted / lost) if (adapted / lost).is_dir() else (adapted / lost).unlink()
+    with pytest.raises(ModelError, match=f"{adapted}/adapters/clustering cannot be read"):
+        load(adapted, device="cpu")
+
+
+def test_a_torn_router_is_an_error_that_names_it(adapted: Path) -> None:
+    (adapted / "router.safetensors").write_bytes(b"torn")
+    with pytest.raises(ModelError, match=f"the router {adapted}/router.safetensors cannot be read"):
+        load(adapted, device="cpu")

@@ -6,11 +6,14 @@ import re
 from pathlib import Path
 
 import numpy as np
+import torch
 import yaml
-from tiny_models import spec_of, student
+from tiny_adapters import adapted_bundle
+from tiny_models import WIDTH, spec_of, student
 
-from limbeck.config import load_recipe
+from limbeck.config import TASKS, load_recipe
 from limbeck.model.card import model_card
+from limbeck.model.router import Router
 
 RECIPE = load_recipe("demo", ["description=Finds {braces} and | bars."])
 
@@ -47,3 +50,31 @@ def test_the_card_says_what_the_bundle_is() -> None:
         "abc123",
     ):
         assert fact in body
+
+
+def test_the_card_of_a_bundle_with_adapters_has_an_example_of_each_that_runs(bert: Path, tmp_path: Path) -> None:
+    section = student(init="pruned", pruned={"layers": [0]})
+    router = Router(("retrieval", "clustering"), torch.ones(2, WIDTH), torch.zeros(2))
+    folder = adapted_bundle(tmp_path / "model", section, bert, router=router)
+    card = model_card(RECIPE, spec_of(section, tasks=list(TASKS)))
+    assert "| adapters | retrieval, text-matching, clustering, classification |" in card
+    assert "It has an adapter for each of 4 tasks" in card and 'task="auto"' in card
+    ours, theirs = (
+        block.replace("path/to/this/folder", str(folder))
+        for block in re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    )
+    scope: dict = {}
+    exec(ours, scope)
+    assert {"retrieval", "text-matching", "clustering", "classification"} == set(re.findall(r'task="([\w-]+)"', ours))
+    assert scope["scores"].shape == (1, 1) and scope["features"].shape == (2, 16) and scope["topics"].shape == (2, 32)
+    base: dict = {}
+    exec(theirs, base)
+    expected = scope["model"].base.encode(["your question"], role="query")
+    np.testing.assert_allclose((base["queries"] * expected).sum(), 1, atol=1e-3)
+
+
+def test_the_card_has_examples_of_the_tasks_that_are_there_only() -> None:
+    section = student(init="pruned", pruned={"layers": [0]})
+    card = model_card(load_recipe("demo", ["adapters.router=false"]), spec_of(section, tasks=["clustering"]))
+    assert re.findall(r'task="([\w-]+)"', card) == ["clustering"]
+    assert "adapters | none |" in model_card(RECIPE, spec_of(section))

@@ -11,15 +11,19 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tiny_adapters import adapted_bundle, adapters_of, drawn
 from tiny_models import FRESH, WIDTH, spec_of, student
 from torch import nn
 
 import limbeck
 from limbeck import compress
+from limbeck.config import TASKS
 from limbeck.errors import ConfigError, DataError, ModelError
 from limbeck.model import backbone as backbones
 from limbeck.model import encoder as encoders
+from limbeck.model.adapters import merged
 from limbeck.model.encoder import Encoder, load
+from limbeck.model.router import Router
 from limbeck.model.student import StudentModel
 
 TEXTS = [
@@ -282,6 +286,312 @@ def test_the_projection_comes_with_the_bundle_and_says_when_it_does_not(bundle: 
         _ = load(bundle, device="cpu").projection
 
 
+# ----------------------------------------------------------------------------------------- adapters
+
+
+def sections_with_adapters(teachers: dict[str, Path]) -> dict[str, Any]:
+    return {
+        "Qwen3": (student(model=str(teachers["qwen3"])), "qwen3"),
+        "EuroBERT": (student(model=str(teachers["eurobert"])), "eurobert"),
+        "rotary BERT": (student(init="pruned", pruned={"layers": [0, 2]}), "bert"),
+    }
+
+
+@pytest.fixture(scope="module")
+def adapted_folder(tmp_path_factory, eurobert: Path) -> Path:
+    """With a router that gives texts of many words to clustering, and the others to retrieval."""
+    section = student(model=str(eurobert))
+    folder = adapted_bundle(tmp_path_factory.mktemp("base") / "model", section, eurobert, tasks=())
+    vectors = load(folder, device="cpu", precision="fp32").encode(SHORT + LONG)
+    tasks = ["retrieval"] * len(SHORT) + ["clustering"] * len(LONG)
+    router = Router.fit(vectors, tasks, regularisation=1e-8)  # they are separable: it is to be sure of itself
+    return adapted_bundle(tmp_path_factory.mktemp("adapted") / "model", section, eurobert, router=router)
+
+
+WORDS = ("join", "table", "array", "string", "split", "sep", "shape", "fox")
+SHORT = [f"{a} {b}?" for a in WORDS for b in WORDS]
+LONG = [f"{a} " * 3 + f"{b} " * 12 for a in WORDS for b in WORDS]
+
+
+@pytest.fixture
+def adapted(adapted_folder: Path) -> Encoder:
+    return load(adapted_folder, device="cpu", precision="fp32")
+
+
+@pytest.mark.parametrize("kind", sections_with_adapters(dict.fromkeys(["qwen3", "eurobert"], Path())))
+def test_vectors_of_a_task_are_those_of_its_adapter_attached_by_peft(
+    kind: str, teachers: dict[str, Path], tmp_path: Path
+) -> None:
+    import peft
+
+    section, teacher = sections_with_adapters(teachers)[kind]
+    folder = adapted_bundle(tmp_path / "model", section, teachers[teacher], tasks=["retrieval", "text-matching"])
+    ours, base = (load(folder, device="cpu", precision="fp32") for _ in range(2))
+    backbone: Any = base.model.backbone
+    by_task = [ours.base.encode(TEXTS)]
+    for task in ours.tasks:
+        attached = peft.PeftModel.from_pretrained(backbone, str(folder / "adapters" / task), adapter_name=task).eval()
+        for role in ("query", "document") if task == "retrieval" else ("document",):
+            expected = base.base.encode(TEXTS, role=role)
+            np.testing.assert_allclose(ours.encode(TEXTS, task=task, role=role), expected, atol=1e-5, rtol=0)
+        by_task.append(base.base.encode(TEXTS))
+        attached.unload()
+    assert min(np.abs(a - b).max(axis=1).min() for i, a in enumerate(by_task) for b in by_task[:i]) > 1e-3
+
+
+def test_sentence_transformers_loads_the_base_of_a_bundle_with_adapters(adapted_folder: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    theirs = SentenceTransformer(str(adapted_folder), device="cpu")
+    ours = load(adapted_folder, device="cpu", precision="fp32").base
+    assert (ours.tasks, ours.router) == ([], None)
+    for role in ("query", "document"):
+        expected = theirs.encode(TEXTS, prompt_name=role)
+        np.testing.assert_allclose(ours.encode(TEXTS, role=role), expected, atol=1e-5, rtol=0)
+
+
+def test_a_task_is_needed_and_an_unknown_one_is_an_error_that_lists_the_known(adapted: Encoder) -> None:
+    known = "retrieval, text-matching, clustering, classification, auto"
+    for texts in (["fine"], []):
+        with pytest.raises(ConfigError, match=f"tiny has adapters, so `task` is needed: one of {known}, or a blend"):
+            adapted.encode(texts)
+        for task in ("translation", {"retrieval": 1, "translation": 1}, ["translation"] * len(texts) or "translation"):
+            with pytest.raises(ConfigError, match=f"unknown task 'translation'; known are {known}"):
+                adapted.encode(texts, task=task)
+
+
+@pytest.mark.parametrize(
+    "blend",
+    [
+        {},
+        {"retrieval": 0.0},
+        {"retrieval": 1.0, "clustering": -0.1},
+        {"retrieval": float("nan")},
+        {"retrieval": float("inf")},
+        {"retrieval": "much"},
+    ],
+)
+def test_a_blend_that_means_nothing_is_an_error(adapted: Encoder, blend: dict) -> None:
+    with pytest.raises(ConfigError, match="a blend has weights of 0 or more, at least one above 0; got "):
+        adapted.encode(["a"], task=blend)
+
+
+def test_a_blend_is_the_mean_of_its_adapters_by_weight(adapted: Encoder) -> None:
+    backbone = adapted.model.backbone
+    parts = adapters_of(backbone)
+    by_hand = merged(backbone, [(parts["retrieval"], 0.7), (parts["clustering"], 0.3)])
+    expected = Encoder(
+        StudentModel(by_hand, pooling="last"),
+        adapted.tokenizer,
+        adapted.spec,
+        device=torch.device("cpu"),
+        precision="fp32",
+    )
+    blend = {"clustering": 3, "retrieval": 7, "classification": 0}  # by weight, in any order, and 0 is none
+    for role in ("query", "document"):
+        found = adapted.encode(TEXTS, task=blend, role=role)
+        np.testing.assert_allclose(found, expected.encode(TEXTS, role=role), atol=1e-5, rtol=0)
+        again = adapted.encode(TEXTS, task={"retrieval": 0.7, "clustering": 0.3}, role=role)
+        assert np.array_equal(again, adapted.encode(TEXTS, task={"clustering": 0.3, "retrieval": 0.7}, role=role))
+    assert np.array_equal(adapted.encode(TEXTS, task={"retrieval": 5}), adapted.encode(TEXTS, task="retrieval"))
+
+
+def test_only_retrieval_has_queries(adapted: Encoder) -> None:
+    for task in (
+        "clustering",
+        {"clustering": 1, "text-matching": 1},
+        {"clustering": 1, "retrieval": 0},
+        ["clustering"],
+    ):
+        with pytest.raises(ConfigError, match="no prefix for task '.*' with role 'query': known are retrieval/query"):
+            adapted.encode(["a"], task=task, role="query")
+    asked = adapted.encode(["a"], task={"clustering": 1, "retrieval": 1}, role="query")
+    assert np.abs(asked - adapted.encode(["a"], task={"clustering": 1, "retrieval": 1})).max() > 1e-3
+
+
+def test_mixed_tasks_give_each_text_the_bits_of_a_call_for_its_task(adapted: Encoder, monkeypatch) -> None:
+    tasks = [TASKS[(i * i) % 4] for i in range(len(TEXTS))]
+    cases: list[tuple[int, compress.Precision]] = [(16_384, "float32"), (4, "ubinary")]
+    for chunk, precision in cases:
+        monkeypatch.setattr(encoders, "_CHUNK", chunk)
+        found = adapted.encode(TEXTS, task=tasks, precision=precision)
+        cut = adapted.truncated
+        counted = 0
+        for task in set(tasks):
+            places = [i for i, asked in enumerate(tasks) if asked == task]
+            alone = adapted.encode([TEXTS[i] for i in places], task=task, precision=precision)
+            assert np.array_equal(found[places], alone)
+            counted += adapted.truncated
+        assert cut == counted > 0
+    assert adapted.encode([], task=[]).shape == (0, WIDTH)
+    assert np.array_equal(adapted.encode("a", task=["clustering"]), adapted.encode("a", task="clustering"))
+
+
+def test_a_list_of_tasks_has_one_for_each_text_and_errors_name_the_task(adapted: Encoder) -> None:
+    with pytest.raises(ConfigError, match="a list of tasks has one for each text: got 2 for 3 texts"):
+        adapted.encode(["a", "b", "c"], task=["retrieval", "clustering"])
+    with pytest.raises(ModelError, match="counted among those of clustering, text 1 is not valid Unicode"):
+        adapted.encode(["a", "b", "\ud800"], task=["clustering", "retrieval", "clustering"])
+
+
+def test_what_came_before_never_changes_a_vector(adapted_folder: Path) -> None:
+    first = load(adapted_folder, device="cpu", precision="fp32", hold=1)
+    expected = {task: first.encode(TEXTS, task=task) for task in TASKS}
+    for task in ("retrieval", "clustering", "retrieval", "classification", "retrieval"):
+        assert np.array_equal(first.encode(TEXTS, task=task), expected[task])
+    assert np.array_equal(
+        first.base.encode(TEXTS), load(adapted_folder, device="cpu", precision="fp32").base.encode(TEXTS)
+    )
+
+
+def test_no_more_copies_are_held_than_asked_and_the_one_used_last_goes_last(adapted_folder: Path, monkeypatch) -> None:
+    made: list[list[float]] = []
+
+    def counting(backbone: nn.Module, shares: Any) -> nn.Module:
+        made.append([share for _, share in shares])
+        return merged(backbone, shares)
+
+    monkeypatch.setattr(encoders, "merged", counting)
+    encoder = load(adapted_folder, device="cpu", hold=2)
+    for task in ("retrieval", "clustering", "retrieval", "classification", "retrieval", "clustering"):
+        encoder.encode(["a"], task=task)
+        assert len(encoder._held) <= 2
+    assert len(made) == 4  # retrieval, used often, stayed
+    made.clear()
+    monkeypatch.setattr(encoders, "_HELD_BYTES", 1)
+    assert load(adapted_folder, device="cpu").hold == 1
+    with pytest.raises(ConfigError, match="hold must be at least 1"):
+        load(adapted_folder, hold=0)
+
+
+def test_as_many_copies_are_held_as_fit_in_a_gibibyte(adapted: Encoder) -> None:
+    names = adapters_of(adapted.model.backbone, ["retrieval"])["retrieval"].factors
+    weights = sum(adapted.model.backbone.get_parameter(f"{name}.weight").numel() for name in names)
+    assert adapted.hold == 2**30 // (4 * weights)
+
+
+def test_merged_copies_share_the_token_embeddings(adapted: Encoder) -> None:
+    adapted.encode(["a"], task="retrieval")
+    [copy] = adapted._held.values()
+    own: Any = adapted.model.backbone
+    made: Any = copy.backbone
+    assert made.get_input_embeddings().weight.data_ptr() == own.get_input_embeddings().weight.data_ptr()
+    assert not made.training
+
+
+def test_merging_works_inside_inference_mode_and_its_vectors_are_the_same(adapted: Encoder, adapted_folder) -> None:
+    with torch.inference_mode():
+        inside = adapted.encode(TEXTS, task="retrieval")
+    assert np.array_equal(adapted.encode(TEXTS, task="retrieval"), inside)
+    fresh = load(adapted_folder, device="cpu", precision="fp32")
+    assert np.array_equal(fresh.encode(TEXTS, task="retrieval"), inside)
+
+
+def test_adapters_in_memory_are_as_those_of_a_folder(adapted: Encoder, eurobert: Path) -> None:
+    built = backbones.build(student(model=str(eurobert)), eurobert, seed=1)
+    made = Encoder(
+        StudentModel(built.model, pooling="last"),
+        built.tokenizer,
+        spec_of(student(model=str(eurobert)), tasks=["retrieval"]),
+        device=torch.device("cpu"),
+        precision="fp32",
+        adapters={"clustering": adapters_of(built.model)["clustering"]},
+    )
+    assert made.tasks == ["clustering"]
+    np.testing.assert_allclose(
+        made.encode(TEXTS, task="clustering"), adapted.encode(TEXTS, task="clustering"), atol=1e-6, rtol=0
+    )
+    np.testing.assert_allclose(made.base.encode(TEXTS), adapted.base.encode(TEXTS), atol=1e-6, rtol=0)
+
+
+def test_an_encoder_without_adapters_is_its_own_base(shared: Encoder) -> None:
+    assert shared.base is shared
+    assert shared.tasks == []
+
+
+def test_a_published_folder_is_loaded_and_its_prompts_are_used(adapted_folder: Path, tmp_path: Path) -> None:
+    from limbeck.export import export
+
+    ours = load(adapted_folder, device="cpu", precision="fp32")
+    published = load(export(adapted_folder, tmp_path / "published", format="jina-v5"), device="cpu", precision="fp32")
+    assert published.tasks == list(TASKS)
+    for task in TASKS:
+        found = published.encode(TEXTS, task=task)
+        np.testing.assert_allclose(found, ours.encode(TEXTS, task=task), atol=1e-5, rtol=0)
+    with pytest.raises(ConfigError, match="so `task` is needed"):
+        published.encode(["a"])
+    before = published.encode(["a"], task="retrieval", role="query")
+    edited(tmp_path / "published", "config_sentence_transformers.json", "Query: ", "Frage: ")
+    other = load(tmp_path / "published", device="cpu", precision="fp32")
+    assert np.abs(other.encode(["a"], task="retrieval", role="query") - before).max() > 1e-3
+
+
+# --------------------------------------------------------------------------------------------- auto
+
+
+def test_auto_takes_the_adapter_that_suits_the_texts_and_gives_the_same_vectors_again(adapted: Encoder) -> None:
+    assert adapted.route(SHORT[::3]) == {"retrieval": 1.0}
+    assert adapted.route(LONG[::3]) == {"clustering": 1.0}
+    both = adapted.route(SHORT[::2] + LONG[::2])
+    assert both["retrieval"] == pytest.approx(0.5, abs=0.1) and sum(both.values()) == pytest.approx(1)
+    texts = LONG[1::7]
+    found = adapted.encode(texts, task="auto")
+    assert np.array_equal(found, adapted.encode(texts, task="clustering"))
+    assert np.array_equal(found, adapted.encode(texts, task="auto"))
+    mixed = SHORT[:4] + LONG[:4]
+    assert np.array_equal(adapted.encode(mixed, task="auto"), adapted.encode(mixed, task=adapted.route(mixed)))
+    assert adapted.encode([], task="auto", dim=8).shape == (0, 8)
+
+
+def test_auto_for_queries_is_retrieval(adapted: Encoder) -> None:
+    found = adapted.encode(LONG[:3], task="auto", role="query")
+    assert np.array_equal(found, adapted.encode(LONG[:3], task="retrieval", role="query"))
+
+
+def test_auto_reads_256_texts_of_a_call_evenly_spaced(adapted: Encoder, monkeypatch) -> None:
+    seen: list[list[str]] = []
+
+    def counting(texts: list[str]) -> np.ndarray:
+        seen.append(texts)
+        return np.zeros((len(texts), WIDTH), np.float32)
+
+    monkeypatch.setattr(adapted.base, "encode", counting)
+    adapted.route([str(i) for i in range(1000)])
+    assert len(seen[0]) == 256 and (seen[0][0], seen[0][-1]) == ("0", "999")
+    steps = np.diff([int(text) for text in seen[0]])
+    assert set(steps) <= {3, 4}
+    assert adapted.route(["a", "b"]) and seen[1] == ["a", "b"]
+
+
+def test_auto_in_a_list_is_routed_by_the_texts_that_ask_for_it(adapted: Encoder) -> None:
+    found = adapted.encode([SHORT[0], LONG[0], LONG[9]], task=["retrieval", "auto", "auto"])
+    assert np.array_equal(found[1:], adapted.encode([LONG[0], LONG[9]], task="auto"))
+    assert np.array_equal(found[:1], adapted.encode([SHORT[0]], task="retrieval"))
+
+
+def test_auto_without_a_router_is_an_error_that_says_so(adapted_folder: Path, shared: Encoder, tmp_path: Path) -> None:
+    shutil.copytree(adapted_folder, tmp_path / "copy")
+    (tmp_path / "copy" / "router.safetensors").unlink()
+    encoder = load(tmp_path / "copy", device="cpu")
+    for texts, role in ((["a"], "document"), ([], "document"), (["a"], "query")):
+        with pytest.raises(
+            ConfigError, match='tiny has no router, so task="auto" cannot be had; known are retrieval, '
+        ):
+            encoder.encode(texts, task="auto", role=role)
+    with pytest.raises(ConfigError, match="unknown task 'auto'; known are none: this bundle has no adapters"):
+        shared.encode(["a"], task="auto")
+
+
+def test_a_router_of_other_tasks_or_another_width_is_refused(adapted_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(adapted_folder, tmp_path / "copy")
+    for tasks, width in ((("retrieval", "translation"), WIDTH), (("retrieval", "clustering"), 8)):
+        Router(tasks, torch.ones(2, width), torch.ones(2)).save(tmp_path / "copy" / "router.safetensors")
+        with pytest.raises(
+            ModelError, match=f"the router knows retrieval, .* of {width} dims, the model has retrieval"
+        ):
+            load(tmp_path / "copy", device="cpu")
+
+
 # ------------------------------------------------------------------------------------- fingerprint
 
 
@@ -341,6 +651,42 @@ def test_a_model_in_memory_has_a_fingerprint_of_its_weights_config_and_tokenizer
     drawn = {"init": "fresh", "fresh": FRESH, "dims": [24]}
     others = [made(), made(pruned={"layers": [1]}), made(rope={"train_theta": 5.0}), made(**drawn), made(2, **drawn)]
     assert len({e.fingerprint for e in others}) == 5
+
+
+def test_fingerprints_tell_tasks_blends_and_the_base_apart(adapted: Encoder) -> None:
+    tasks: list[Any] = [*TASKS, {"retrieval": 0.7, "clustering": 0.3}, {"retrieval": 0.6, "clustering": 0.4}]
+    found = [adapted.fingerprint, adapted.base.fingerprint, *map(adapted.fingerprint_of, tasks)]
+    assert len(set(found)) == len(found) and {len(f) for f in found} == {16}
+    assert adapted.fingerprint_of({"clustering": 2}) == adapted.fingerprint_of("clustering")
+    assert adapted.fingerprint_of("auto") == adapted.fingerprint
+    assert adapted.base.fingerprint_of(None) == adapted.base.fingerprint
+    with pytest.raises(ConfigError, match="`task` is needed"):
+        adapted.fingerprint_of(None)
+
+
+def test_a_fingerprint_changes_with_the_adapter_it_is_of_and_with_no_other(adapted: Encoder) -> None:
+    backbone = adapted.model.backbone
+
+    def made(**changed: int) -> Encoder:
+        adapters = adapters_of(backbone) | {task: drawn(backbone, seed) for task, seed in changed.items()}
+        return Encoder(
+            adapted.model,
+            adapted.tokenizer,
+            adapted.spec,
+            folder=adapted.folder,
+            adapters=adapters,
+            router=adapted.router,
+        )
+
+    same, other = made(), made(clustering=9)
+    assert same.fingerprint == adapted.fingerprint != other.fingerprint
+    assert other.fingerprint_of("retrieval") == adapted.fingerprint_of("retrieval")
+    assert other.fingerprint_of("clustering") != adapted.fingerprint_of("clustering")
+    assert other.base.fingerprint == adapted.base.fingerprint
+    without = Encoder(
+        adapted.model, adapted.tokenizer, adapted.spec, folder=adapted.folder, adapters=adapters_of(backbone)
+    )
+    assert without.fingerprint != adapted.fingerprint
 
 
 # ------------------------------------------------------------------------------------------ loading

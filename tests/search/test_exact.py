@@ -2,6 +2,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,12 +18,17 @@ DOCUMENTS = ["add the numbers of a list", "order the items of a list", "read a f
 class HashEncoder:
     """Each word has a fixed random direction; a text is the sum of its words. Counts what it was asked for."""
 
-    def __init__(self, dim: int = 256, fingerprint: str = "hash-1") -> None:
-        self.dim, self.fingerprint = dim, fingerprint
+    def __init__(self, dim: int = 256, fingerprint: str = "hash-1", tasks: Sequence[str] = ()) -> None:
+        self.dim, self.fingerprint, self.tasks = dim, fingerprint, tasks
         self.encoded: list[tuple[str, int]] = []
+        self.asked: list[Any] = []
 
-    def encode(self, texts: Sequence[str], *, role: str, dim: int | None = None) -> np.ndarray:
+    def fingerprint_of(self, task: Any) -> str:
+        return f"{self.fingerprint} {task}"
+
+    def encode(self, texts: Sequence[str], *, role: str, task: Any = None, dim: int | None = None) -> np.ndarray:
         self.encoded.append((role, len(texts)))
+        self.asked.append(task)
         vectors = np.stack([sum((_word(w, self.dim) for w in t.split()), np.zeros(self.dim)) for t in texts])
         vectors = vectors[:, : dim or self.dim]
         return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
@@ -59,12 +65,31 @@ def test_a_second_search_encodes_only_the_query_and_gives_the_same_hits(tmp_path
     assert again.encoded == [("query", 1)]
 
 
-@pytest.mark.parametrize("change", ["fingerprint", "documents", "dim", "order"])
-def test_another_encoder_corpus_or_width_is_never_served_from_the_cache(tmp_path, change):
+@pytest.mark.parametrize(
+    ("tasks", "task", "asked", "role"),
+    [
+        ((), None, None, "query"),
+        (("retrieval", "clustering"), None, "retrieval", "query"),
+        (("retrieval", "clustering"), "auto", "retrieval", "query"),
+        (("retrieval", "clustering"), "clustering", "clustering", "document"),
+        (("retrieval",), {"retrieval": 0.5, "clustering": 0.5}, {"retrieval": 0.5, "clustering": 0.5}, "query"),
+        (("retrieval",), {"text-matching": 1.0}, {"text-matching": 1.0}, "document"),
+    ],
+)
+def test_both_sides_take_one_task_and_only_retrieval_has_queries(tasks, task, asked, role):
+    encoder = HashEncoder(tasks=tasks)
+    _search(encoder, task=task)
+    assert encoder.asked == [asked, asked]
+    assert encoder.encoded == [("document", 3), (role, 1)]
+
+
+@pytest.mark.parametrize("change", ["fingerprint", "documents", "dim", "order", "task"])
+def test_another_encoder_corpus_width_or_task_is_never_served_from_the_cache(tmp_path, change):
     document_vectors(HashEncoder(), DOCUMENTS, dim=256, cache_dir=tmp_path)
     encoder = HashEncoder(fingerprint="hash-2" if change == "fingerprint" else "hash-1")
     documents = {"documents": [*DOCUMENTS[:2], "read"], "order": DOCUMENTS[::-1]}.get(change, DOCUMENTS)
-    document_vectors(encoder, documents, dim=64 if change == "dim" else 256, cache_dir=tmp_path)
+    task = "clustering" if change == "task" else None
+    document_vectors(encoder, documents, task=task, dim=64 if change == "dim" else 256, cache_dir=tmp_path)
     assert encoder.encoded == [("document", 3)]
 
 
@@ -140,11 +165,11 @@ def test_bad_input_is_an_error_that_says_what_to_do():
 
 def test_an_encoder_that_gives_nan_or_another_shape_is_named():
     class Broken(HashEncoder):
-        def encode(self, texts, *, role, dim=None):
+        def encode(self, texts, *, role, task=None, dim=None):
             return np.full((len(texts), dim or self.dim), np.nan, np.float32)
 
     class Narrow(HashEncoder):
-        def encode(self, texts, *, role, dim=None):
+        def encode(self, texts, *, role, task=None, dim=None):
             return np.ones((len(texts), 8), np.float32)
 
     with pytest.raises(ModelError, match="NaN"):

@@ -13,7 +13,7 @@ import yaml
 sys.path.insert(0, str(Path(__file__).parent))  # for the modules here that are no tests
 
 from killable import Zygote  # noqa: E402
-from tiny_texts import TEACHER_DIM, WORDS, write_pairs  # noqa: E402
+from tiny_texts import TEACHER_DIM, WORDS, write_graded, write_labelled, write_pairs  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -104,6 +104,52 @@ def body(teacher_folder: Path, pairs: Path, tmp_path: Path) -> dict[str, Any]:
         },
         "evaluate": {"queries": 20, "speed_texts": 4},
     }
+
+
+@pytest.fixture(scope="session")
+def graded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 pairs with a score."""
+    return write_graded(tmp_path_factory.mktemp("texts") / "graded.jsonl", 60)
+
+
+@pytest.fixture(scope="session")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """120 texts with one of four labels."""
+    return write_labelled(tmp_path_factory.mktemp("texts") / "labelled.jsonl", 120)
+
+
+@pytest.fixture
+def adapted(body: dict[str, Any], graded: Path, labelled: Path) -> dict[str, Any]:
+    """`body` with four adapters, each of a few steps."""
+    body["data"]["sources"] += [
+        {
+            "type": "file",
+            "name": "graded",
+            "path": str(graded),
+            "columns": {"query": "a", "document": "b", "score": "score"},
+            "score_range": [0, 1],
+        },
+        {"type": "file", "name": "labelled", "path": str(labelled), "columns": {"text": "text", "labels": "label"}},
+    ]
+    body["distill"]["sources"] = ["pairs"]
+    common = {
+        "steps": 6,
+        "batch_size": 8,
+        "tokens_per_micro_batch": 100,
+        "lora": {"rank": 2, "dropout": 0.1},
+        "optimizer": {"learning_rate": 0.01, "warmup_steps": 1},
+        "precision": "fp32",
+        "checkpoint_every": 2,
+        "log_every": 2,
+    }
+    body["adapters"] = {
+        "retrieval": common
+        | {"sources": ["pairs"], "mining": {"negatives": 2, "ranks": [1, 20], "margin": 0.0}, "tokens_in_memory": 150},
+        "text-matching": common | {"sources": [{"name": "graded", "batch_size": 12}, "pairs"]},
+        "clustering": common | {"sources": ["pairs", "labelled"]},
+        "classification": common | {"sources": ["labelled"]},
+    }
+    return body
 
 
 @pytest.fixture

@@ -106,7 +106,7 @@ class Events:
         setattr(module, name, wrapped)
 
 
-def _half_a_file(_tensors: Any, path: str) -> None:
+def _half_a_file(_tensors: Any, path: str, **_: Any) -> None:
     Path(path).write_bytes(b"\x40\0\0\0\0\0\0\0{")
 
 
@@ -116,14 +116,14 @@ def watch(events: Events) -> None:
 
     import numpy as np
 
-    from limbeck.model import projection
+    from limbeck.model import adapters, projection, router
     from limbeck.teacher.store import TeacherStore
     from limbeck.training import checkpoint, loop, pipeline
 
     events.around(os, "replace", after=True)
     for module, name in ((os, "fsync"), (shutil, "rmtree"), (np, "save"), (loop, "schedule")):
         events.around(module, name)
-    for module in (checkpoint, projection):
+    for module in (adapters, checkpoint, projection, router):
         events.around(module, "save_file", torn=_half_a_file)
     do, teach, save = pipeline.Pipeline.do, TeacherStore.teach, checkpoint.save
 
@@ -136,9 +136,10 @@ def watch(events: Events) -> None:
         return teach(self, *args, **kwargs, chunk=40)  # so that a run of a few texts has chunks to be killed between
 
     def saved(folder: Path, module: Any, optimizer: Any, progress: checkpoint.Progress, **kwargs: Any) -> Path:
-        events.stage = f"distill/checkpoint-{progress.step}"
+        stage = events.stage
+        events.stage = f"{stage}/checkpoint-{progress.step}"
         result = save(folder, module, optimizer, progress, **kwargs)
-        events.stage = "distill"
+        events.stage = stage
         return result
 
     checkpoint.save = saved  # type: ignore[assignment]
@@ -176,6 +177,7 @@ def child(request: dict[str, Any], folder: Path) -> None:
 
 def main() -> None:
     """Answer one line of JSON with one, until standard input ends."""
+    import peft  # noqa: F401
     import sentence_transformers  # noqa: F401
     import torch.utils.tensorboard  # noqa: F401
     from transformers import BertModel, JinaEmbeddingsV3Model, Qwen3Model  # noqa: F401

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from limbeck.errors import TrainingError
@@ -84,6 +85,32 @@ def test_the_newest_are_kept_and_the_newest_of_all_is_found(tmp_path: Path) -> N
         save(tmp_path, step, keep=2)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000015", "step-00000100"]
     assert checkpoint.latest(tmp_path) == tmp_path / "step-00000100"
+
+
+def test_the_checkpoint_of_a_spared_step_stays_and_its_weights_can_be_read(tmp_path: Path) -> None:
+    module, optimizer = made(0)
+    first = {}
+    for step in range(1, 6):
+        train(module, optimizer, 1)
+        progress = Progress(step, 0, {})
+        checkpoint.save(tmp_path, module, optimizer, progress, key="k", keep=1, spared={2})
+        if step == 2:
+            first = {n: p.detach().clone() for n, p in module.named_parameters() if p.requires_grad}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000002", "step-00000005"]
+    found = checkpoint.weights(tmp_path, 2, key="k")
+    assert set(first) <= set(found)
+    for name, tensor in first.items():
+        assert torch.equal(found[name], tensor)
+    with pytest.raises(TrainingError, match="another recipe"):
+        checkpoint.weights(tmp_path, 2, key="other")
+    with pytest.raises(TrainingError, match="cannot be read"):
+        checkpoint.weights(tmp_path, 3, key="k")
+
+
+def test_what_is_not_trained_is_not_written(tmp_path: Path) -> None:
+    saved = save(tmp_path, 5)
+    found = load_file(str(saved / "weights.safetensors"))
+    assert sorted(found) == ["embedding.weight", "head.bias", "steps"]
 
 
 def test_a_checkpoint_half_written_by_a_killed_process_is_not_found_and_goes_with_the_next(tmp_path: Path) -> None:

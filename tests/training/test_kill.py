@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 from killable import Outcome, Zygote
 
+from limbeck.config import TASKS
+
 SIGKILL = -9
 STAGES = ("data", "teach", "distill", "bundle", "evaluate", "report")
-FINAL = ("model.safetensors", "projection.safetensors")
+ADAPTERS = tuple(f"adapt-{task}" for task in TASKS)
 
 Weights = dict[str, bytes]
 
@@ -39,7 +41,8 @@ class Runner:
 
 
 def weights(out: Path) -> Weights:
-    return {name: (out / "model" / name).read_bytes() for name in FINAL}
+    files = sorted((out / "model").rglob("*.safetensors"))
+    return {str(file.relative_to(out)): file.read_bytes() for file in files}
 
 
 @pytest.fixture
@@ -62,7 +65,7 @@ def uninterrupted(
     tmp_path: Path,
 ) -> tuple[Outcome, Weights]:
     """Events and weights of the recipe's uninterrupted run."""
-    kind = str(body["student"]) + str(body["distill"])
+    kind = str(body["student"]) + str(body["distill"]) + str(body.get("adapters"))
     if kind not in never_killed:
         other = copy.deepcopy(body)
         other["out"], other["teacher"]["store"] = str(tmp_path / "whole"), str(tmp_path / "whole-store")
@@ -99,6 +102,21 @@ def test_a_run_killed_while_it_writes_a_checkpoint_ends_with_the_same_weights(
     moment = f"distill/checkpoint-{step}:"
     for n in range(0, count(outcome, moment), 3):
         assert runner(kill_at=(moment, n)).code == SIGKILL
+    assert runner.finish() == expected
+
+
+@pytest.mark.parametrize("stage", [*ADAPTERS, "router"])
+def test_a_run_killed_in_an_adapters_stage_ends_with_the_same_adapters(
+    stage: str, adapted: dict[str, Any], request: pytest.FixtureRequest
+) -> None:
+    outcome, expected = request.getfixturevalue("uninterrupted")
+    runner: Runner = request.getfixturevalue("runner")
+    assert len(expected) == 1 + 1 + len(TASKS) + 1  # base, projection, adapters, router
+    total = count(outcome, stage)
+    for n in (total // 3, total // 2):  # a run that goes on has fewer events left, but no fewer than half
+        assert runner(kill_at=(stage, n)).code == SIGKILL
+    if stage != "router":
+        assert runner(kill_at=(f"{stage}/checkpoint-6:", 1)).code == SIGKILL
     assert runner.finish() == expected
 
 

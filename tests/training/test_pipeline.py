@@ -154,7 +154,7 @@ def test_a_run_stops_after_the_stage_asked_for_and_goes_on_later(run: Callable[.
     found = stages(run("--stop-after", "bundle"))
     assert found == {"data": "before", "teach": "before", "distill": "now", "bundle": "now"}
     unknown = run("--stop-after", "cook")
-    assert unknown.code == 1 and "unknown stage 'cook'; the stages are data, teach" in unknown.stderr
+    assert unknown.code == 1 and "unknown stage 'cook'; the stages of this recipe are data, teach" in unknown.stderr
 
 
 def test_a_store_that_was_made_anew_in_between_gives_the_same_weights(

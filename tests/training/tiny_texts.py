@@ -26,3 +26,27 @@ def write_pairs(path: Path, count: int, *, seed: int = 0) -> Path:
         rows.append({"q": " ".join(query), "d": " ".join([*query[:2], *draw.choices(WORDS, k=draw.randint(3, 25))])})
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
+
+
+def write_graded(path: Path, count: int, *, seed: int = 1) -> Path:
+    """JSONL of two texts and the share of words that they have in common."""
+    draw = random.Random(seed)
+    rows = []
+    for _ in range(count):
+        first = draw.sample(WORDS, 8)
+        shared = draw.randint(0, 8)
+        rows.append({"a": " ".join(first), "b": " ".join([*first[:shared], *draw.sample(WORDS, 8 - shared)])})
+        rows[-1]["score"] = shared / 8
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def write_labelled(path: Path, count: int, *, seed: int = 2) -> Path:
+    """JSONL of texts, each of words from its label's quarter of the vocabulary."""
+    draw = random.Random(seed)
+    rows = []
+    for i in range(count):
+        label = i % 4
+        rows.append({"text": " ".join(draw.choices(WORDS[label::4], k=draw.randint(5, 12))), "label": f"label {label}"})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path

@@ -1,8 +1,9 @@
 """Which texts make up an optimizer step, and how they are cut into forward passes.
 
-A step is drawn at random from one source until it holds a budget of *real* tokens. Only then are its texts sorted by
-length and cut into micro-batches of a budget of *padded* tokens. So lengths are bucketed, hardly a token is padding,
-memory is flat, and yet what a step averages over is a plain random sample: bucketing never decides which texts meet.
+A step is drawn at random from one source until it holds a budget of *real* tokens (or of rows). Only then are its
+texts sorted by length and cut into micro-batches of a budget of *padded* tokens. So lengths are bucketed, hardly a
+token is padding, memory is flat, and yet what a step averages over is a plain random sample: bucketing never decides
+which texts meet.
 
 The plan is a function of (seed, step): a resumed run draws what the interrupted one would have, and any number of
 processes draws the same global steps.
@@ -27,6 +28,7 @@ class SourceRows:
     weight: float  # times that each row is drawn in one pass over all sources
     texts_of_row: np.ndarray  # [R, S] indices into the token table: row → its texts
     lengths: np.ndarray  # [N] tokens of each text
+    rows_per_step: int | None = None  # None = as many as fill the plan's budget of tokens
 
     @property
     def row_tokens(self) -> np.ndarray:
@@ -36,9 +38,10 @@ class SourceRows:
 
 @dataclass(frozen=True)
 class Step:
-    """One optimizer step: its source, its texts (indices into that source's token table) and their tokens."""
+    """One optimizer step: its source, the rows drawn, their texts (indices into the token table) and tokens."""
 
     source: int
+    rows: np.ndarray
     texts: np.ndarray
     tokens: int
 
@@ -47,26 +50,41 @@ class StepPlan:
     """Endless steps over weighted sources, one source a step. `state()` and `restore()` carry the position."""
 
     def __init__(self, sources: Sequence[SourceRows], *, tokens_per_step: int, seed: int) -> None:
-        """Args: sources, none empty; tokens_per_step: real tokens of one step, over all devices; seed of the draw."""
+        """Args: sources, none empty.
+
+        tokens_per_step: real tokens of one step, over all devices, of a source without `rows_per_step`.
+        seed: of the draw.
+        """
         self.sources, self.budget, self.seed = list(sources), tokens_per_step, seed
         self._tokens = [s.row_tokens for s in self.sources]
-        shares = np.array([s.weight * t.sum() for s, t in zip(self.sources, self._tokens, strict=True)])
-        self.shares = shares / shares.sum()  # of steps: a source gets its weight's share of all tokens
+        # a source gets as many steps as its rows fill, times its weight: then each row is drawn as often as that says
+        shares = np.array(
+            [
+                s.weight * (len(t) / s.rows_per_step if s.rows_per_step else t.sum() / tokens_per_step)
+                for s, t in zip(self.sources, self._tokens, strict=True)
+            ]
+        )
+        self.shares = shares / shares.sum()  # of steps
         self._step = 0
         self._cursors = [0] * len(self.sources)  # rows drawn so far
         self._orders: dict[int, tuple[int, np.ndarray]] = {}  # source → (pass, order of its rows)
 
     def next(self) -> Step:
-        """Draw a step. It ends with the row that fills the budget, and holds at least one row."""
+        """Draw a step. It ends with the row that fills the budget, and holds at least one row.
+
+        Of a source with `rows_per_step`, it holds so many, or all rows that there are.
+        """
         draw = np.random.default_rng([self.seed, 0, self._step])
         self._step += 1
         source = int(draw.choice(len(self.sources), p=self.shares)) if len(self.sources) > 1 else 0
+        drawn = self.sources[source]
+        wanted = drawn.rows_per_step and min(drawn.rows_per_step, len(drawn.texts_of_row))
         rows, tokens = [], 0
-        while tokens < self.budget:
+        while len(rows) < wanted if wanted else tokens < self.budget:
             row = self._next_row(source)
             rows.append(row)
             tokens += int(self._tokens[source][row])
-        return Step(source, self.sources[source].texts_of_row[rows].reshape(-1), tokens)
+        return Step(source, np.array(rows), drawn.texts_of_row[rows].reshape(-1), tokens)
 
     def state(self) -> dict[str, Any]:
         """The position, for a checkpoint."""

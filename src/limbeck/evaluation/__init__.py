@@ -1,1 +1,1 @@
-"""Scores of held-out retrieval, and the report that shows them."""
+"""Held-out scores of the four tasks, and the report that shows them."""

@@ -10,9 +10,14 @@ def score(value: float | None) -> str:
     return NONE if value is None else f"{value:.3f}"
 
 
+def change(value: float) -> str:
+    """A difference of two metrics: "+0.021", "−0.004"."""
+    return "±0.000" if abs(value) < 0.0005 else f"{value:+.3f}".replace("-", "−")
+
+
 def percent(value: float | None) -> str:
-    """A share: "93.1%"."""
-    return NONE if value is None else f"{100 * value:.1f}%"
+    """A share: "93.1%", "−0.4%"."""
+    return NONE if value is None else f"{100 * value:.1f}%".replace("-", "−")
 
 
 def whole_percent(value: float | None) -> str:

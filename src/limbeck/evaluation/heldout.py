@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from limbeck.evaluation.scores import ExampleHit, ExampleSearch
 
 Vectors = Callable[[str, Sequence[str]], np.ndarray]
 """(role, texts) → float32 [N, D]."""
+
+Part = Literal["dev", "test"]
+"""Of what is held out: "test" is what reports show, "dev" what picks between checkpoints. They share nothing asked."""
 
 
 class Speaks(Protocol):
@@ -47,9 +50,23 @@ def heldout_sets(prepared: Prepared, limit: int) -> list[HeldOut]:
 
     Raises DataError when no source has any.
     """
+    sets = retrieval_sets(prepared, limit, "test")
+    if not sets:
+        raise DataError(
+            "no source has held-out pairs to evaluate on: raise data.heldout_fraction, or add a source of pairs"
+        )
+    return sets
+
+
+def retrieval_sets(prepared: Prepared, limit: int, part: Part) -> list[HeldOut]:
+    """As `heldout_sets`, or none: "test" asks the first `limit` queries in the order of their hash, "dev" the next.
+
+    Both search in the same documents. A source with no query beyond the first `limit` has no dev set.
+    """
+    first = 0 if part == "test" else limit
     sets = []
     for name, split in prepared.sources.items():
-        if split.heldout.roles != ("query", "document") or not len(split.heldout):
+        if split.heldout.kind not in ("pair", "triplet"):  # scored pairs say how alike, not what answers what
             continue
         queries, documents, ids = split.heldout.texts("query"), split.heldout.texts("document"), split.heldout.ids
         place: dict[str, int] = {}
@@ -59,14 +76,10 @@ def heldout_sets(prepared: Prepared, limit: int) -> list[HeldOut]:
         answers: dict[str, set[int]] = {}
         for query, document in zip(queries, documents, strict=True):
             answers.setdefault(query, set()).add(place[document])
-        chosen = sorted(answers, key=stable_hash)[:limit]
-        sets.append(
-            HeldOut(name, [first_id[i] for i in range(len(place))], chosen, list(place), [answers[q] for q in chosen])
-        )
-    if not sets:
-        raise DataError(
-            "no source has held-out pairs to evaluate on: raise data.heldout_fraction, or add a source of pairs"
-        )
+        chosen = sorted(answers, key=stable_hash)[first : first + limit]
+        if chosen:
+            all_ids = [first_id[i] for i in range(len(place))]
+            sets.append(HeldOut(name, all_ids, chosen, list(place), [answers[q] for q in chosen]))
     return sets
 
 

@@ -8,11 +8,12 @@ phone.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 Scale = Literal["linear", "log"]
+SIZES = {"wide": (720, 330), "narrow": (350, 270)}
 
 
 @dataclass(frozen=True)
@@ -97,14 +98,17 @@ def line_chart(
     x_scale: Scale = "linear",
     x_ticks: Sequence[float] | None = None,
     y_scale: Scale = "linear",
+    y_from: float | None = None,
+    sizes: Mapping[str, tuple[int, int]] = SIZES,
 ) -> Chart:
     """Lay out a chart. At least one series with at least one point; all numbers finite, and > 0 on a log scale.
 
-    `x_ticks`: where to put labels along x (left out where they would collide); None = round numbers.
+    `x_ticks`: where to put labels along x (left out where they would collide); None = round numbers. `y_from`: the axis
+    starts here or below. `sizes`: width and height in pixels of each layout, by the CSS class that shows it.
     """
     drawn = [s for s in series if s.points]
     xs = [x for s in drawn for x, _ in s.points]
-    ys = [y for s in drawn for _, y in s.points]
+    ys = [y for s in drawn for _, y in s.points] + ([] if y_from is None else [y_from])
     y_values = round_ticks(min(ys), max(ys), 5) if y_scale == "linear" else log_ticks(min(ys), max(ys))
     room = 10 + max((len(s.end_label) for s in drawn), default=0) * 8
 
@@ -146,7 +150,7 @@ def line_chart(
             lines=lines,
         )
 
-    layouts = [layout("wide", 720, 330), layout("narrow", 350, 270)]
+    layouts = [layout(css, *size) for css, size in sizes.items()]
     return Chart(id, title, description, x_label, y_label, drawn, layouts)
 
 
@@ -163,9 +167,11 @@ def round_ticks(low: float, high: float, count: int) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Numbers 1, 2, 3, 5 or 7 × 10ⁿ that enclose low … high, both > 0."""
+    """Numbers 1, 2, 3, 5 or 7 × 10ⁿ that enclose low … high, both > 0; fewer of each ten where there are many tens."""
+    decades = math.log10(high / low)
+    digits = (1, 2, 3, 5, 7) if decades <= 1 else (1, 2, 5) if decades <= 2 else (1,)
     powers = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 2)
-    ladder = [float(f"{m}e{n}") for n in powers for m in (1, 2, 3, 5, 7)]
+    ladder = [float(f"{m}e{n}") for n in powers for m in digits]
     first = max(i for i, value in enumerate(ladder) if value <= low * (1 + 1e-9))
     last = min(i for i, value in enumerate(ladder) if value >= high * (1 - 1e-9))
     return ladder[first : max(last, first + 1) + 1]
@@ -175,6 +181,8 @@ def number(value: float) -> str:
     """A tick's text: thousands separated, no trailing zeros."""
     if value == int(value):
         return f"{int(value):,}"
+    if abs(value) < 1e-3:
+        return f"{value:.3g}".replace("e-0", "e-")
     return f"{value:.4f}".rstrip("0")
 
 

@@ -5,7 +5,6 @@ The page needs no network and no script. Every part that was not measured is lef
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limbeck.evaluation import formatting as fmt
+from limbeck.evaluation.adapters import averaging_table, matrix, spread_effect, term_charts, term_table
+from limbeck.evaluation.blocks import Bar, Metrics, Table, column, finite
 from limbeck.evaluation.plots import Chart, Series, bin_means, line_chart
 from limbeck.evaluation.scores import DimScore, Scores, Sides, parse_scores
 from limbeck.files import atomic_write
@@ -20,8 +21,6 @@ from limbeck.files import atomic_write
 if TYPE_CHECKING:
     from jinja2 import Environment
     from markupsafe import Markup
-
-Metrics = Sequence[Mapping[str, Any]]
 
 _CURVE_POINTS = 240  # of each line of the learning curve: more than a chart has room to show
 _LOG_ROWS = 12  # of the learning curve's table
@@ -38,7 +37,13 @@ _DATA_LABELS = {  # in the order of the table; other counts follow under their o
 _ALWAYS_SHOWN = ("read", "malformed", "exact_duplicates", "near_duplicates", "train", "heldout")
 
 
-def write_report(scores: Scores | Mapping[str, Any], metrics: Metrics, out: Path) -> None:
+def write_report(
+    scores: Scores | Mapping[str, Any],
+    metrics: Metrics,
+    out: Path,
+    *,
+    adapter_metrics_log: Mapping[str, Metrics] | None = None,
+) -> None:
     """Write `out`/index.html and `out`/report.md, each whole or not at all.
 
     Args:
@@ -46,10 +51,11 @@ def write_report(scores: Scores | Mapping[str, Any], metrics: Metrics, out: Path
         metrics: rows of the training log: "step", "loss", and where logged "loss/dim32" …, "tokens_per_second",
             "tokens", "lr". May be empty.
         out: folder, made when absent.
+        adapter_metrics_log: task → rows of its adapter's log: "step", "loss", and each term of the loss by name.
 
     Raises DataError when `scores` does not fit the schema.
     """
-    context = _context(parse_scores(scores), metrics)
+    context = _context(parse_scores(scores), metrics, adapter_metrics_log or {})
     environment = _environment()
     for template, name in (("index.html.j2", "index.html"), ("report.md.j2", "report.md")):
         text = environment.get_template(template).render(context)
@@ -114,43 +120,31 @@ class Tile:
     small: str
 
 
-@dataclass(frozen=True)
-class Bar:
-    """One bar. share: 0 … 1 of the bar's track."""
-
-    name: str
-    css: str
-    share: float
-    value: str
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of finished texts; the first cell of a row is its header."""
-
-    head: list[str]
-    rows: list[list[str]]
-    foot: list[str] | None = None
-
-
-def _context(scores: Scores, metrics: Metrics) -> dict[str, Any]:
-    return {
+def _context(scores: Scores, metrics: Metrics, adapter_metrics: Mapping[str, Metrics]) -> dict[str, Any]:
+    parts = {
         "s": scores,
         "title": f"limbeck · {scores.name}" if scores.name else "limbeck report",
         "headline": _headline(scores),
         "tiles": _tiles(scores),
         "quality": _quality_bars(scores),
         "quality_table": _quality_table(scores),
+        "matrix": matrix(scores),
+        "averaging": averaging_table(scores),
+        "spread": spread_effect(scores),
         "dims_chart": _dims_chart(scores),
         "dims_table": _dims_table(scores),
         "curve_chart": _learning_chart(metrics),
         "curve_table": _learning_table(metrics),
+        "term_charts": term_charts(adapter_metrics),
+        "term_table": term_table(adapter_metrics),
         "speed": _speed_table(scores),
         "training": _training_facts(scores, metrics),
         "data": _data_table(scores),
         "stages": _stage_bars(scores),
         "machine": {_words(k): _plain(v) for k, v in scores.machine.items() if v is not None},
     }
+    of_learning = ("curve_chart", "curve_table", "training", "term_table", "averaging")
+    return parts | {"learning": any(parts[part] for part in of_learning)}
 
 
 # ------------------------------------------------------------------------------------------ headline
@@ -183,7 +177,8 @@ def _tiles(scores: Scores) -> list[Tile]:
     if scores.seconds is not None:
         where = [f"on {cores} cores" for cores in [scores.machine.get("cores")] if cores]
         where += [] if scores.peak_rss_mb is None else [f"peak memory {fmt.memory(scores.peak_rss_mb)}"]
-        tiles.append(Tile(fmt.duration(scores.seconds), "from texts to report", ", ".join(where)))
+        taken = re.sub(r" (?=\D)", "\u00a0", fmt.duration(scores.seconds))  # breaks before a number, not a unit
+        tiles.append(Tile(taken, "from texts to report", ", ".join(where)))
     return tiles
 
 
@@ -306,11 +301,11 @@ def _learning_chart(metrics: Metrics) -> Chart | None:
     dims = _loss_dims(metrics)
     series = []
     for rank, dim in enumerate(dims):
-        points = bin_means(_column(metrics, f"loss/dim{dim}"), _CURVE_POINTS)
+        points = bin_means(column(metrics, f"loss/dim{dim}"), _CURVE_POINTS)
         # Wider prefixes are drawn stronger, so that one family of lines needs one colour.
         strength = 0.4 + 0.6 * (rank + 1) / len(dims)
         series.append(Series(f"first {dim} dims", points, "student", strength=strength, end_label=str(dim)))
-    total = bin_means(_column(metrics, "loss"), _CURVE_POINTS)
+    total = bin_means(column(metrics, "loss"), _CURVE_POINTS)
     if not dims:
         series.append(Series("loss", total, "student"))
     series = [s for s in series if len(s.points) > 1]
@@ -329,7 +324,7 @@ def _learning_chart(metrics: Metrics) -> Chart | None:
 
 
 def _learning_table(metrics: Metrics) -> Table | None:
-    rows = [row for row in metrics if _finite(row.get("step")) and _finite(row.get("loss"))]
+    rows = [row for row in metrics if finite(row.get("step")) and finite(row.get("loss"))]
     if not rows:
         return None
     picked = sorted({round(i * (len(rows) - 1) / max(1, _LOG_ROWS - 1)) for i in range(_LOG_ROWS)})
@@ -348,16 +343,8 @@ def _loss_dims(metrics: Metrics) -> list[int]:
     return sorted(found)
 
 
-def _column(metrics: Metrics, key: str) -> list[tuple[float, float]]:
-    return [(float(r["step"]), float(r[key])) for r in metrics if _finite(r.get("step")) and _finite(r.get(key))]
-
-
-def _finite(value: object) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
-
-
 def _number(value: Any, spec: str) -> str:
-    return format(value, spec) if _finite(value) else fmt.NONE
+    return format(value, spec) if finite(value) else fmt.NONE
 
 
 # ------------------------------------------------------------------------------------- speed and data
@@ -394,9 +381,9 @@ def _speed_table(scores: Scores) -> Table | None:
 
 
 def _training_facts(scores: Scores, metrics: Metrics) -> dict[str, str]:
-    steps = scores.steps or max((int(x) for x, _ in _column(metrics, "step")), default=None)
-    tokens = scores.tokens or max((int(y) for _, y in _column(metrics, "tokens")), default=None)
-    rates = sorted(y for _, y in _column(metrics, "tokens_per_second"))
+    steps = scores.steps or max((int(x) for x, _ in column(metrics, "step")), default=None)
+    tokens = scores.tokens or max((int(y) for _, y in column(metrics, "tokens")), default=None)
+    rates = sorted(y for _, y in column(metrics, "tokens_per_second"))
     facts = {
         "optimizer steps": fmt.count(steps),
         "tokens trained on": fmt.short_count(tokens),
@@ -422,7 +409,7 @@ def _data_table(scores: Scores) -> Table | None:
 
 def _total(column: Sequence[float | int | str | None]) -> str:
     numbers = [v for v in column if isinstance(v, (int, float))]
-    return fmt.count(sum(numbers)) if numbers and all(v is None or _finite(v) for v in column) else ""
+    return fmt.count(sum(numbers)) if numbers and all(v is None or finite(v) for v in column) else ""
 
 
 def _stage_bars(scores: Scores) -> list[Bar]:

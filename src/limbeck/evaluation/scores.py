@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from limbeck.config import TASKS
 from limbeck.errors import DataError
 from limbeck.files import read_json, write_json
 
@@ -74,6 +75,29 @@ class ExampleSearch(_Part):
     gold_rank: int | None = Field(None, gt=0)  # 1 = first; None = unknown or not searched for
 
 
+SPEAKERS: tuple[str, ...] = ("base", *TASKS, "auto", "teacher")
+"""Whose vectors a task is scored with: the distilled base, one of its adapters, the router's choice, the teacher."""
+
+TaskScore = Annotated[float, Field(ge=-1, le=1)]  # Spearman goes below 0
+
+
+class SpreadScore(_Part):
+    """Held-out nDCG@10 of a retrieval adapter that was trained with or without the orthogonal regulariser."""
+
+    regularised: bool
+    precision: Literal["float32", "binary"]
+    dim: int = Field(gt=0)
+    ndcg_at_10: float = Field(ge=0, le=1)
+
+
+class Averaging(_Part):
+    """An adapter as it ended and averaged with an earlier checkpoint, on the dev part, by its task's metric."""
+
+    final: TaskScore
+    averaged: TaskScore
+    kept: Literal["final", "averaged"]
+
+
 class Scores(_Part):
     """One run. Only `ndcg_at_10` is required; the report leaves out what is not given.
 
@@ -106,6 +130,11 @@ class Scores(_Part):
     compute_per_token_ratio: float | None = None  # student / teacher, multiply-adds of a forward pass
     max_tokens: Sides | None = None
 
+    adapters: dict[str, dict[str, TaskScore]] = {}  # task → one of SPEAKERS → score on the test part
+    adapter_metrics: dict[str, str] = {}  # task → name of its metric, e.g. "nDCG@10"
+    spread: list[SpreadScore] = []  # with and without the orthogonal regulariser
+    averaging: dict[str, Averaging] = {}  # only where the better one was kept
+
     data: dict[str, dict[str, float | int | str | None]] = {}  # source → counts, see `limbeck.data.prepare`
     steps: int | None = None  # optimizer steps
     tokens: int | None = None  # real (unpadded) tokens trained on
@@ -123,6 +152,28 @@ class Scores(_Part):
             if isinstance(ndcg, Mapping) and ndcg.get("teacher") and ndcg.get("student") is not None:
                 return {**values, "retention": ndcg["student"] / ndcg["teacher"]}
         return values
+
+    @field_validator("adapters", "adapter_metrics", "averaging")
+    @classmethod
+    def _by_task(cls, values: dict[str, Any]) -> dict[str, Any]:
+        if unknown := [task for task in values if task not in TASKS]:
+            raise ValueError(f"unknown task {unknown[0]!r}: the tasks are {', '.join(TASKS)}")
+        return values
+
+    @field_validator("adapters")
+    @classmethod
+    def _by_speaker(cls, adapters: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+        if unknown := [who for row in adapters.values() for who in row if who not in SPEAKERS]:
+            raise ValueError(f"unknown adapter {unknown[0]!r}: known are {', '.join(SPEAKERS)}")
+        return adapters
+
+    @field_validator("spread")
+    @classmethod
+    def _each_once(cls, spread: list[SpreadScore]) -> list[SpreadScore]:
+        measured = [(s.dim, s.precision, s.regularised) for s in spread]
+        if twice := sorted({m for m in measured if measured.count(m) > 1}):
+            raise ValueError(f"scored twice (dim, precision, regularised): {twice}")
+        return spread
 
     def save(self, path: Path) -> None:
         """Write scores.json, atomically."""

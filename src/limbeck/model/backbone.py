@@ -208,7 +208,7 @@ def _fresh(shape: Fresh, tokenizer: Tokenizer, teacher: str | Path, student: Stu
 def _pruned(shape: Pruned, teacher: str | Path, student: Student) -> nn.Module:
     """Chosen layers of a transformer, in the order given."""
     source = load_plain(shape.source or teacher)
-    stack = _layers(source)
+    stack = layers(source)
     bad = [i for i in shape.layers if not 0 <= i < len(stack)]
     if bad:
         raise ConfigError(f"student.pruned.layers names {bad}, the source has layers 0 to {len(stack) - 1}")
@@ -224,7 +224,7 @@ def _pruned(shape: Pruned, teacher: str | Path, student: Student) -> nn.Module:
         kept = {k: v for k, v in source.state_dict().items() if ".layers." not in k and ".layer." not in k}
         kept = {k: v for k, v in kept.items() if not k.startswith(("layers.", "layer."))}
         model.load_state_dict(kept, strict=False)
-        for place, (new, old) in enumerate(zip(_layers(model), shape.layers, strict=True)):
+        for place, (new, old) in enumerate(zip(layers(model), shape.layers, strict=True)):
             try:
                 new.load_state_dict(stack[old].state_dict())
             except RuntimeError as error:  # e.g. ModernBERT's first layer has no norm before its attention
@@ -302,7 +302,7 @@ def average_in_last_layer(model: nn.Module) -> None:
     states through; a silent feed-forward part leaves it. Training then moves all of them. It spares last-token
     pooling the steps in which it would have to learn to gather (a student that pools by mean starts there).
     """
-    layer: Any = _layers(model)[-1]
+    layer: Any = layers(model)[-1]
     attention: Any = getattr(layer, "self_attn", None)
     mlp: Any = getattr(layer, "mlp", None)
     parts: list[Any] = [getattr(attention, f"{n}_proj", None) for n in "qkvo"]
@@ -335,7 +335,8 @@ def pca(rows: Tensor, width: int) -> Tensor:
     return centred @ vectors.flip(dims=(1,))[:, :width]
 
 
-def _layers(model: nn.Module) -> nn.ModuleList:
+def layers(model: nn.Module) -> nn.ModuleList:
+    """The stack of layers, wherever the architecture keeps it. Raises ModelError."""
     for path in ("layers", "encoder.layer", "encoder.layers", "h", "model.layers"):
         node: Any = model
         for part in path.split("."):

@@ -2,8 +2,10 @@
 
     config.json model.safetensors tokenizer.json …   the base, as transformers writes it, with the inference theta
     modules.json 1_Pooling/ 2_Normalize/ config_sentence_transformers.json    SentenceTransformer(folder) loads it
+    adapters/<task>/                                 LoRA, as PEFT writes it, with the digest of the base it belongs to
+    router.safetensors                               which adapters suit a text, for task="auto"
     projection.safetensors                           student → teacher space
-    limbeck.json                                     dims, prefixes, theta pair, teacher, format version
+    limbeck.json                                     tasks, dims, prefixes, theta pair, teacher, format version
     README.md                                        model card
 
 Only safetensors and JSON are read; never pickle.
@@ -12,8 +14,11 @@ Only safetensors and JSON are read; never pickle.
 from __future__ import annotations
 
 import copy
+import re
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from torch import nn
@@ -22,14 +27,18 @@ from limbeck.errors import ModelError
 from limbeck.files import read_json, write_json
 from limbeck.folders import full_disk_named, replaced_folder, sync_file
 from limbeck.model import rope
-from limbeck.model.prefixes import DOCUMENT, QUERY, ROLES
-from limbeck.model.pretrained import quiet
+from limbeck.model.adapters import Adapter, base_digest
+from limbeck.model.prefixes import PROMPTS, ROLES
+from limbeck.model.pretrained import quiet, read_model
 from limbeck.model.projection import Projection
+from limbeck.model.router import Router
 from limbeck.model.tokenizer import Tokenizer
 
-FORMAT = 1
+FORMAT = 2  # 1 knew no adapters
 MANIFEST = "limbeck.json"
 PROJECTION = "projection.safetensors"
+ADAPTERS = "adapters"
+ROUTER = "router.safetensors"
 
 
 class TeacherNote(BaseModel):
@@ -54,8 +63,9 @@ class BundleSpec(BaseModel):
     pooling: Literal["last", "mean", "cls"]
     dims: list[int] = Field(min_length=1)  # Matryoshka prefixes, ascending; the last is the full width
     max_tokens: int
-    prompts: dict[str, str] = {"query": QUERY, "document": DOCUMENT}
+    prompts: dict[str, str] = PROMPTS
     tasks: list[str] = []  # adapters that the bundle holds
+    base: str | None = None  # `base_digest` of the backbone that they belong to
     train_theta: float | None = None
     inference_theta: float | None = None
     teacher: TeacherNote | None = None
@@ -69,6 +79,23 @@ class BundleSpec(BaseModel):
             raise ValueError(f"no prompt for {', '.join(sorted(missing))}")
         return prompts
 
+    @field_validator("tasks")
+    @classmethod
+    def _names_of_folders(cls, tasks: list[str]) -> list[str]:
+        if bad := [task for task in tasks if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", task) or task == "auto"]:
+            raise ValueError(f"a task is named by letters, digits, - and _, and not auto; got {', '.join(bad)}")
+        return tasks
+
+
+class Bundle(NamedTuple):
+    """What a bundle holds, but for its projection."""
+
+    backbone: nn.Module
+    tokenizer: Tokenizer
+    spec: BundleSpec
+    adapters: dict[str, Adapter]
+    router: Router | None = None
+
 
 def save_bundle(
     folder: Path,
@@ -78,8 +105,16 @@ def save_bundle(
     spec: BundleSpec,
     projection: Projection | None,
     card: str | None = None,
+    adapters: Mapping[str, Adapter] = {},
+    router: Router | None = None,
 ) -> None:
-    """Write a bundle, whole or not at all. Raises ModelError when the disk is full."""
+    """Write a bundle, whole or not at all.
+
+    `adapters` (by task) and `base` are written into its spec. Raises ModelError: an adapter of another base, or the
+    disk is full.
+    """
+    digest = _check_fit(backbone, adapters)
+    spec = BundleSpec.model_validate(spec.model_dump() | {"tasks": list(adapters), "base": digest})
     folder.parent.mkdir(parents=True, exist_ok=True)
     with full_disk_named(folder, ModelError), replaced_folder(folder) as temporary:
         _save_backbone(backbone, spec, temporary)
@@ -88,6 +123,10 @@ def save_bundle(
         _save_sentence_transformers(temporary, spec)
         if projection is not None:
             projection.save(temporary / PROJECTION)
+        for task, adapter in adapters.items():
+            replace(adapter, base=digest).save(temporary / ADAPTERS / task, base_model=spec.name)
+        if router is not None:
+            router.save(temporary / ROUTER)
         if card is not None:
             (temporary / "README.md").write_text(card, encoding="utf-8")
         write_json(temporary / MANIFEST, spec.model_dump(mode="json"))
@@ -112,6 +151,34 @@ def read_spec(folder: Path) -> BundleSpec:
         first = error.errors()[0]
         where = ".".join(str(p) for p in first["loc"]) or "the file"
         raise ModelError(f"{folder / MANIFEST} does not fit: {where}: {first['msg']}") from None
+
+
+def read_bundle(folder: Path, *, attn_implementation: str = "sdpa", trust_remote_code: bool = False) -> Bundle:
+    """Read a bundle, in fp32, with the inference theta.
+
+    Raises ModelError: a part that is absent or torn, weights that do not belong together, or an adapter that was
+    trained on another base.
+    """
+    spec = read_spec(folder)
+    backbone = read_model(folder, attn_implementation=attn_implementation, trust_remote_code=trust_remote_code)
+    if backbone.config.hidden_size != spec.dims[-1]:
+        raise ModelError(
+            f"{folder / MANIFEST} says vectors of {spec.dims[-1]} dims, the weights beside it give "
+            f"{backbone.config.hidden_size}: they do not belong together"
+        )
+    rope.verify(backbone, spec.inference_theta or spec.train_theta)
+    adapters = {task: Adapter.load(folder / ADAPTERS / task) for task in spec.tasks}
+    _check_fit(backbone, adapters)
+    router = Router.load(folder / ROUTER) if (folder / ROUTER).exists() else None
+    return Bundle(backbone, Tokenizer.load(folder), spec, adapters, router)
+
+
+def _check_fit(backbone: nn.Module, adapters: Mapping[str, Adapter]) -> str | None:
+    """Raise ModelError unless every adapter belongs to this backbone. Returns its digest, if there are adapters."""
+    digest = base_digest(backbone) if adapters else None
+    for task, adapter in adapters.items():
+        adapter.check_fits(backbone, name=task, digest=digest)
+    return digest
 
 
 def _save_backbone(backbone: nn.Module, spec: BundleSpec, folder: Path) -> None:

@@ -16,14 +16,7 @@ tags: [sentence-transformers, feature-extraction, limbeck, matryoshka]
 {description}A text-embedding model of {dim} dims, distilled from `{teacher}` with limbeck {version}.
 Texts are cut at {max_tokens} tokens. Vectors may be cut to {dims} dims (renormalise them), or to one bit a dim.
 
-```python
-import limbeck
-
-model = limbeck.load("path/to/this/folder")
-queries = model.encode(["your question"], role="query")
-documents = model.encode(["your text"], role="document", dim={half})
-```
-
+{usage}
 ```python
 from sentence_transformers import SentenceTransformer
 
@@ -31,10 +24,11 @@ model = SentenceTransformer("path/to/this/folder")
 queries = model.encode(["your question"], prompt_name="query")
 documents = model.encode(["your text"], prompt_name="document")
 ```
-
+{base_note}
 | | |
 |---|---|
 | pooling | {pooling} |
+| adapters | {tasks} |
 | prefixes | `{query}` for queries, `{document}` for all other text |
 | RoPE theta | {theta} |
 | trained on | {sources} |
@@ -43,9 +37,61 @@ documents = model.encode(["your text"], prompt_name="document")
 The licences of the teacher and of the training texts decide how this model may be used.
 """
 
+_PLAIN = """```python
+import limbeck
+
+model = limbeck.load("path/to/this/folder")
+queries = model.encode(["your question"], role="query")
+documents = model.encode(["your text"], role="document", dim={half})
+```
+"""
+
+_ADAPTED = """It has an adapter for each of {count} tasks, and every call names the one to use:
+
+```python
+import limbeck
+
+model = limbeck.load("path/to/this/folder")
+{examples}
+```
+
+Vectors of different tasks do not compare.{auto}
+"""
+
+# What each task is for, and its shortest use
+_EXAMPLES = {
+    "retrieval": """
+# retrieval: find the texts that answer a question
+queries = model.encode(["your question"], task="retrieval", role="query")
+documents = model.encode(["your text"], task="retrieval", role="document")
+scores = documents @ queries.T""",
+    "text-matching": """
+# text-matching: how alike in meaning two texts are; duplicates, translations
+first, second = model.encode(["one text", "another text"], task="text-matching")
+alike = first @ second""",
+    "clustering": """
+# clustering: group texts by topic, e.g. with sklearn.cluster.KMeans
+topics = model.encode(["a text", "another text"], task="clustering")""",
+    "classification": """
+# classification: features for a classifier, e.g. sklearn.linear_model.LogisticRegression
+features = model.encode(["a text", "another text"], task="classification", dim={half})""",
+}
+
+_AUTO = ' `task="auto"` chooses for the texts of a call, or blends.'
+
+_BASE_NOTE = """
+sentence-transformers loads the base, without adapters; `model.base` is the same in limbeck.
+"""
+
 
 def model_card(recipe: Recipe, spec: BundleSpec) -> str:
     """README.md of a bundle, as Markdown with the hub's metadata."""
+    half = spec.dims[len(spec.dims) // 2]
+    usage = _PLAIN.format(half=half)
+    if spec.tasks:
+        examples = "\n".join(_EXAMPLES[task] for task in spec.tasks).format(half=half)
+        auto = _AUTO if recipe.adapters.router else ""
+        usage = _ADAPTED.format(count=len(spec.tasks), examples=examples.strip(), auto=auto)
     theta = f"{spec.train_theta or 'as the backbone'} in training, {spec.inference_theta or 'the same'} at inference"
     return _CARD.format(
         name=spec.name,
@@ -55,7 +101,9 @@ def model_card(recipe: Recipe, spec: BundleSpec) -> str:
         version=spec.limbeck,
         max_tokens=spec.max_tokens,
         dims=", ".join(map(str, spec.dims)),
-        half=spec.dims[len(spec.dims) // 2],
+        usage=usage,
+        base_note=_BASE_NOTE if spec.tasks else "",
+        tasks=", ".join(spec.tasks) or "none",
         pooling=spec.pooling,
         query=spec.prompts["query"],
         document=spec.prompts["document"],

@@ -1,12 +1,16 @@
-"""Texts → vectors, by role, width and precision. What users import.  N: texts, T: tokens, D: dims."""
+"""Texts → vectors, by task, role, width and precision. What users import.  N: texts, T: tokens, D: dims."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
+from numbers import Real
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -16,22 +20,37 @@ from limbeck.compress import Precision
 from limbeck.data.batching import micro_batches
 from limbeck.errors import ConfigError, ModelError
 from limbeck.files import sha256_file
-from limbeck.model import rope, runtime
-from limbeck.model.bundle import MANIFEST, PROJECTION, BundleSpec, read_spec
-from limbeck.model.prefixes import ROLES
-from limbeck.model.pretrained import read_model
+from limbeck.model import jina_v5, runtime
+from limbeck.model.adapters import Adapter, merged
+from limbeck.model.bundle import MANIFEST, PROJECTION, BundleSpec, read_bundle, read_spec
+from limbeck.model.prefixes import PREFIXES, ROLES, prefix
 from limbeck.model.projection import Projection
+from limbeck.model.router import Router, rounded
 from limbeck.model.student import StudentModel
 from limbeck.model.tokenizer import Tokenizer, first_line, pad
 
 _CHUNK = 16_384  # texts sorted by length at a time: enough for narrow buckets, and bounds what is tokenised at once
+_HELD_BYTES = 2**30  # merged copies kept at a time, unless told otherwise
+_ROUTED = 256  # texts of a call that the router sees
+
+Task: TypeAlias = str | Mapping[str, float] | Sequence[str]
+"""Name of an adapter, or "auto"; a blend, name → weight; or a list of names, one for each text."""
+
+_Shares: TypeAlias = tuple[tuple[str, float], ...]
+"""Adapters to merge and their shares, which sum to 1, in the bundle's order; () = the base."""
 
 
 class Encoder:
     """A trained student, ready to encode.
 
-    `dim` is the full width, `dims` the widths that vectors may be cut to, `max_tokens` where texts are cut,
-    `truncated` how many texts the last `encode` cut.
+    `dim` is the full width, `dims` the widths that vectors may be cut to, `max_tokens` where texts are cut, `tasks` the
+    adapters, `truncated` how many texts the last `encode` cut.
+
+    Adapters are merged into the weights before they are used: a merged model is as fast as the base, an attached LoRA
+    would cost a third of the speed. The base stays as it is, and of the merged copies the last `hold` are kept. A copy
+    costs 4 bytes for each weight that its adapter changes (all else, such as the token embeddings, it shares with the
+    base), and to make it takes about as long as to encode two texts of a hundred tokens. Whoever takes turns between
+    more tasks than are held merges at every turn.
     """
 
     def __init__(
@@ -43,13 +62,43 @@ class Encoder:
         device: torch.device | None = None,
         precision: runtime.Precision = "auto",
         folder: Path | None = None,
+        adapters: Mapping[str, Adapter] = {},
+        router: Router | None = None,
+        hold: int | None = None,
     ) -> None:
-        """Use a model in memory; `limbeck.load` makes one from a folder."""
-        self.spec, self.tokenizer, self.folder = spec, tokenizer, folder
+        """Use a model in memory; `limbeck.load` makes one from a folder.
+
+        Args:
+            model: the base.
+            tokenizer: its tokenizer.
+            spec: what there is to know beyond the weights; its tasks are those of `adapters`.
+            device: None = the best there is.
+            precision: as in `limbeck.load`.
+            folder: of the bundle, if it has one.
+            adapters: by task, trained on this base.
+            router: chooses for task="auto".
+            hold: as in `limbeck.load`.
+
+        Raises ModelError: an adapter or the router has other shapes than the base. ConfigError: hold < 1.
+        """
+        self.spec = spec.model_copy(update={"tasks": list(adapters)})
+        self.tokenizer, self.folder, self.router = tokenizer, folder, router
         self.device = device or runtime.device_of()
         self.compute: Literal["fp32", "bf16"] = runtime.precision_of(precision, self.device)
         self.model = model.to(self.device).eval()
         self.truncated = 0
+        for task, adapter in adapters.items():
+            adapter.check_fits(model.backbone, name=task)
+        if router is not None and (not set(router.tasks) <= set(adapters) or router.weight.shape[1] != self.dim):
+            raise ModelError(
+                f"the router knows {', '.join(router.tasks)} and vectors of {router.weight.shape[1]} dims, the model "
+                f"has {', '.join(adapters) or 'no adapters'} and {self.dim} dims: they do not belong together"
+            )
+        if hold is not None and hold < 1:
+            raise ConfigError(f"hold must be at least 1, the copy in use; got {hold}")
+        self._adapters = {task: _on(self.device, adapter) for task, adapter in adapters.items()}
+        self.hold = hold or max(1, _HELD_BYTES // max(1, self._copy_bytes()))
+        self._held: OrderedDict[_Shares, StudentModel] = OrderedDict()  # the one used last is last
 
     @property
     def dim(self) -> int:
@@ -62,36 +111,66 @@ class Encoder:
         return list(self.spec.dims)
 
     @property
+    def tasks(self) -> list[str]:
+        """Adapters there are."""
+        return list(self.spec.tasks)
+
+    @property
     def max_tokens(self) -> int:
         """Longer texts are cut here."""
         return self.spec.max_tokens
 
+    @cached_property
+    def base(self) -> Encoder:
+        """The same weights without any adapter; itself where there are none."""
+        if not self.tasks:
+            return self
+        return Encoder(
+            self.model, self.tokenizer, self.spec, device=self.device, precision=self.compute, folder=self.folder
+        )
+
     @property
     def fingerprint(self) -> str:
-        """16 hex digits over everything that decides the vectors: weights, tokenizer, pooling, prefixes, theta."""
-        return self._digest
+        """16 hex digits over all that decides vectors: weights, adapters, tokenizer, pooling, prefixes, theta."""
+        if not self.tasks:
+            return self._base_digest
+        router = [] if self.router is None else [str(self.router.tasks), self.router.weight, self.router.bias]
+        return _digest(self._base_digest, *(part for item in self._adapter_digests.items() for part in item), *router)
+
+    def fingerprint_of(self, task: str | Mapping[str, float] | None) -> str:
+        """The same for one task or blend: it changes when vectors of that task do. Raises ConfigError."""
+        if task == "auto":
+            return self.fingerprint
+        parts = [part for name, share in self._shares(task) for part in (self._adapter_digests[name], str(share))]
+        return _digest(self._base_digest, *parts) if parts else self._base_digest
 
     @cached_property
-    def _digest(self) -> str:
-        digest = hashlib.sha256(self.spec.model_dump_json(include={"pooling", "max_tokens", "prompts"}).encode())
+    def _base_digest(self) -> str:
+        known = self.spec.model_dump_json(include={"pooling", "max_tokens", "prompts"})
         if self.folder is not None:
             weights = sorted(self.folder.glob("model*.safetensors"))  # several where they are large
-            for file in (self.folder / "config.json", *weights, self.folder / "tokenizer.json"):
-                digest.update(sha256_file(file).encode())
-        else:
-            backbone: Any = self.model.backbone
-            digest.update(backbone.config.to_json_string().encode())
-            for name, tensor in backbone.state_dict().items():
-                digest.update(name.encode() + tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
-            digest.update(self.tokenizer.hf.backend_tokenizer.to_str().encode())
-        return digest.hexdigest()[:16]
+            files = (self.folder / "config.json", *weights, self.folder / "tokenizer.json")
+            return _digest(known, *map(sha256_file, files))
+        backbone: Any = self.model.backbone
+        named = [part for item in backbone.state_dict().items() for part in item]
+        return _digest(known, backbone.config.to_json_string(), *named, self.tokenizer.hf.backend_tokenizer.to_str())
+
+    @cached_property
+    def _adapter_digests(self) -> dict[str, str]:
+        return {
+            task: _digest(
+                f"{adapter.alpha / adapter.rank}",
+                *(part for name, factors in sorted(adapter.factors.items()) for part in (name, *factors)),
+            )
+            for task, adapter in self._adapters.items()
+        }
 
     def encode(
         self,
         texts: str | Sequence[str],
         *,
         role: str = "document",
-        task: str | None = None,
+        task: Task | None = None,
         dim: int | None = None,
         precision: Precision = "float32",
         batch_tokens: int | None = None,
@@ -101,8 +180,17 @@ class Encoder:
 
         Args:
             texts: one text or many. Those over `max_tokens` are cut there, and counted in `truncated`.
-            role: "query" or "document"; text that is neither is a document.
-            task: which adapter to use; None for a bundle that has none.
+            role: "query" or "document"; text that is neither is a document. Only retrieval has queries.
+            task: which adapter to use; needed where the bundle has adapters, None where it has none. One of
+
+                - a name of `tasks`;
+                - a blend such as {"retrieval": 0.7, "clustering": 0.3}: the mean of these adapters by weight (weights
+                  are divided by their sum). For role "query", retrieval must be part of it;
+                - "auto": the blend that `route` gives for these texts. All vectors of one call lie in one space; those
+                  of two calls may not, so texts that are to be compared are encoded together, or with a task that is
+                  named. With role "query" it means retrieval;
+                - a list of these names, one for each text: each task's texts are encoded as by a call of their own, and
+                  come back in their places.
             dim: keep the first so many dims, renormalised; None = all. Best one of `dims`.
             precision: float32 [N, D]; int8 → (codes [N, D], scales [N]); binary and ubinary [N, D / 8], one bit a dim.
             batch_tokens: padded tokens of one forward pass; None = what suits the device.
@@ -117,23 +205,30 @@ class Encoder:
         if isinstance(texts, str):
             batch = self.encode([texts], role=role, task=task, dim=dim, precision=precision, progress=progress)
             return tuple(part[0] for part in batch) if isinstance(batch, tuple) else batch[0]
-        self._check(role, task, dim, precision)
+        self._check(role, dim, precision)
         vectors = np.empty((len(texts), dim or self.dim), dtype=np.float32)
         self.truncated = 0
-        budget = batch_tokens or runtime.encode_tokens(self.device)
-        # one autocast around all passes: weights are converted once
-        with torch.inference_mode(), runtime.autocast(self.compute, self.device):
-            for start in range(0, len(texts), _CHUNK):
-                chunk = texts[start : start + _CHUNK]
-                rows, cut = self.tokenizer.ids(
-                    chunk, prefix=self.spec.prompts[role], max_tokens=self.max_tokens, first=start
-                )
-                self.truncated += cut
-                for part in micro_batches(np.array([len(r) for r in rows]), budget):
-                    vectors[start + part] = self._forward([rows[i] for i in part], dim)
-                    if progress:
-                        progress(len(part))
+        for shares, places in self._groups(texts, task, role):
+            try:
+                vectors[places] = self._vectors([texts[i] for i in places], shares, role, dim, batch_tokens, progress)
+            except ModelError as error:
+                if isinstance(places, range):
+                    raise
+                raise ModelError(f"counted among those of {shares[0][0]}, {error}") from None
         return compress.compress(vectors, precision) if precision != "float32" else vectors
+
+    def route(self, texts: Sequence[str], *, role: str = "document") -> dict[str, float]:
+        """The blend that task="auto" means for texts: shares in steps of 0.05 that sum to 1.
+
+        The base encodes up to 256 of the texts, evenly spaced, as documents; the shares are the router's mean
+        probabilities, less those under 0.05. Queries are always retrieval's. Raises ConfigError without a router.
+        """
+        if self.router is None:
+            raise ConfigError(f'{self.spec.name} has no router, so task="auto" cannot be had; known are {self._known}')
+        if role == "query":
+            return {"retrieval": 1.0}
+        chosen = np.linspace(0, len(texts) - 1, min(len(texts), _ROUTED)).astype(int)
+        return rounded(self.router.shares(self.base.encode([texts[int(i)] for i in chosen])))
 
     @cached_property
     def projection(self) -> Projection:
@@ -145,12 +240,14 @@ class Encoder:
             raise ModelError(f"{self.spec.name} was saved without its projection into the teacher's space")
         return Projection.load(path)
 
-    def _check(self, role: str, task: str | None, dim: int | None, precision: str) -> None:
+    @property
+    def _known(self) -> str:
+        names = [*self.tasks, "auto"] if self.router else self.tasks
+        return ", ".join(names) or "none: this bundle has no adapters, leave `task` out"
+
+    def _check(self, role: str, dim: int | None, precision: str) -> None:
         if role not in ROLES:
             raise ConfigError(f"role must be one of {', '.join(ROLES)}, got {role!r}")
-        if task is not None:
-            known = ", ".join(self.spec.tasks) or "none: this bundle has no adapters, leave `task` out"
-            raise ConfigError(f"unknown task {task!r}; known are {known}")
         if dim is not None and not 1 <= dim <= self.dim:
             raise ConfigError(f"dim must be from 1 to {self.dim}, got {dim}; trained widths are {self.dims}")
         if precision not in compress.PRECISIONS:
@@ -158,10 +255,100 @@ class Encoder:
         if precision.endswith("binary") and (dim or self.dim) % 8:
             raise ConfigError(f"bits are packed eight to a byte: dim must be a multiple of 8, got {dim or self.dim}")
 
-    def _forward(self, rows: list[np.ndarray], dim: int | None) -> np.ndarray:
+    def _groups(self, texts: Sequence[str], task: Task | None, role: str) -> list[tuple[_Shares, Sequence[int]]]:
+        """What to merge for which of the texts. Raises ConfigError."""
+        groups: list[tuple[str | Mapping[str, float] | None, Sequence[int]]]
+        if isinstance(task, Sequence) and not isinstance(task, str):
+            if len(task) != len(texts):
+                raise ConfigError(f"a list of tasks has one for each text: got {len(task)} for {len(texts)} texts")
+            places: dict[str, list[int]] = {}
+            for i, name in enumerate(task):
+                places.setdefault(name, []).append(i)
+            groups = list(places.items())
+        else:
+            groups = [(task, range(len(texts)))]
+        shares = [self._shares(asked, role, [texts[i] for i in at] if asked == "auto" else ()) for asked, at in groups]
+        return [(found, at) for found, (_, at) in zip(shares, groups, strict=True) if len(at)]
+
+    def _shares(
+        self, task: str | Mapping[str, float] | None, role: str = "document", texts: Sequence[str] = ()
+    ) -> _Shares:
+        """What to merge for a task in a role; `texts` decide where it is "auto". Raises ConfigError."""
+        if task is None and not self.tasks:
+            return ()
+        if task is None:
+            raise ConfigError(
+                f"{self.spec.name} has adapters, so `task` is needed: one of {self._known}, "
+                f'or a blend such as {{"{self.tasks[0]}": 0.7, "{self.tasks[-1]}": 0.3}}'
+            )
+        if task == "auto" and self.tasks:
+            task = self.route(texts, role=role)
+        weights = task if isinstance(task, Mapping) else {task: 1.0}
+        if unknown := [name for name in weights if name not in self.tasks]:
+            raise ConfigError(f"unknown task {unknown[0]!r}; known are {self._known}")
+        valid = all(isinstance(weight, Real) and 0 <= weight < math.inf for weight in weights.values())
+        if not valid or not any(weights.values()):
+            raise ConfigError(f"a blend has weights of 0 or more, at least one above 0; got {dict(weights)}")
+        total = math.fsum(weights.values())  # exact, so that the order of the names does not matter
+        shares = tuple((name, weights[name] / total) for name in self.tasks if weights.get(name))
+        self._prefix(shares, role)
+        return shares
+
+    def _prefix(self, shares: _Shares, role: str) -> str:
+        """What stands in front of the text. Raises ConfigError: none of the tasks has the role."""
+        if not shares:
+            return self.spec.prompts[role]
+        names = [name for name, _ in shares]
+        return prefix(role, next((n for n in names if (n, role) in PREFIXES), names[0]), self.spec.prompts)
+
+    def _vectors(
+        self,
+        texts: Sequence[str],
+        shares: _Shares,
+        role: str,
+        dim: int | None,
+        batch_tokens: int | None,
+        progress: Callable[[int], None] | None,
+    ) -> np.ndarray:
+        """Unit vectors [N, dim] of texts that share their task."""
+        vectors = np.empty((len(texts), dim or self.dim), dtype=np.float32)
+        budget = batch_tokens or runtime.encode_tokens(self.device)
+        student, asked = self._student(shares), self._prefix(shares, role)
+        # one autocast around all passes: weights are converted once
+        with torch.inference_mode(), runtime.autocast(self.compute, self.device):
+            for start in range(0, len(texts), _CHUNK):
+                chunk = texts[start : start + _CHUNK]
+                rows, cut = self.tokenizer.ids(chunk, prefix=asked, max_tokens=self.max_tokens, first=start)
+                self.truncated += cut
+                for part in micro_batches(np.array([len(r) for r in rows]), budget):
+                    vectors[start + part] = self._forward(student, [rows[i] for i in part], dim)
+                    if progress:
+                        progress(len(part))
+        return vectors
+
+    def _forward(self, student: StudentModel, rows: list[np.ndarray], dim: int | None) -> np.ndarray:
         ids, mask = pad(rows, self.tokenizer.pad_id)
-        vectors = self.model(torch.from_numpy(ids).to(self.device), torch.from_numpy(mask).to(self.device))
+        vectors = student(torch.from_numpy(ids).to(self.device), torch.from_numpy(mask).to(self.device))
         return torch.nn.functional.normalize(vectors[:, :dim], dim=-1).cpu().numpy()
+
+    def _student(self, shares: _Shares) -> StudentModel:
+        """The base with adapters merged in, always from the base's own weights: what came before never matters."""
+        if not shares:
+            return self.model
+        if shares not in self._held:
+            while len(self._held) >= self.hold:  # before the next is made, so that there are never more
+                self._held.popitem(last=False)
+            backbone = merged(self.model.backbone, [(self._adapters[name], share) for name, share in shares])
+            self._held[shares] = StudentModel(backbone, pooling=self.spec.pooling).eval()
+        self._held.move_to_end(shares)
+        return self._held[shares]
+
+    def _copy_bytes(self) -> int:
+        """What one merged copy costs."""
+        backbone: Any = self.model.backbone
+        changed = {name for adapter in self._adapters.values() for name in adapter.factors}
+        weights = [backbone.get_submodule(name).weight for name in changed]
+        return sum(w.numel() * w.element_size() for w in weights)
 
 
 def load(
@@ -171,8 +358,9 @@ def load(
     precision: runtime.Precision = "auto",
     revision: str | None = None,
     trust_remote_code: bool = False,
+    hold: int | None = None,
 ) -> Encoder:
-    """Load a bundle.
+    """Load a bundle, or a folder laid out like the published jina-embeddings-v5-text models.
 
     Args:
         model: a folder, or a hub id.
@@ -180,22 +368,31 @@ def load(
         precision: auto = bf16 where the device computes in it natively; fp32 for vectors that are equal everywhere.
         revision: of a hub id.
         trust_remote_code: run code that comes with the model. Off, and no bundle of ours needs it.
+        hold: copies of the weights with adapters merged in that are kept at a time; None = as many as fit in about
+            1 GiB, at least one.
 
-    Raises ModelError that says what is missing.
+    Raises ModelError that says what is missing, or which adapter was trained on another base. ConfigError: hold < 1.
     """
     folder = _folder(model, revision)
-    spec = read_spec(folder)
+    published = jina_v5.is_published(folder)
+    spec = jina_v5.read_spec(folder) if published else read_spec(folder)
     where = runtime.device_of(device)
     attention = runtime.attention_of("auto", where, spec.max_tokens, runtime.precision_of(precision, where))
-    backbone = read_model(folder, attn_implementation=attention, trust_remote_code=trust_remote_code)
-    if backbone.config.hidden_size != spec.dims[-1]:
-        raise ModelError(
-            f"{folder / MANIFEST} says vectors of {spec.dims[-1]} dims, the weights beside it give "
-            f"{backbone.config.hidden_size}: they do not belong together"
-        )
-    rope.verify(backbone, spec.inference_theta or spec.train_theta)
-    student = StudentModel(backbone, pooling=spec.pooling)
-    return Encoder(student, Tokenizer.load(folder), spec, device=where, precision=precision, folder=folder)
+    if published:
+        found = jina_v5.read(folder, attn_implementation=attention)
+    else:
+        found = read_bundle(folder, attn_implementation=attention, trust_remote_code=trust_remote_code)
+    return Encoder(
+        StudentModel(found.backbone, pooling=spec.pooling),
+        found.tokenizer,
+        spec,
+        device=where,
+        precision=precision,
+        folder=folder,
+        adapters=found.adapters,
+        router=found.router,
+        hold=hold,
+    )
 
 
 def _folder(model: str | Path, revision: str | None) -> Path:
@@ -213,3 +410,18 @@ def _folder(model: str | Path, revision: str | None) -> Path:
             f"there is no folder {model}, and the hub did not give it ({first_line(error)}): check the name, or fetch "
             f"it once with a network by `hf download {model}`"
         ) from error
+
+
+def _on(device: torch.device, adapter: Adapter) -> Adapter:
+    """The adapter with its weights on a device, where they are merged."""
+    return replace(adapter, factors={n: (a.to(device), b.to(device)) for n, (a, b) in adapter.factors.items()})
+
+
+def _digest(*parts: str | torch.Tensor) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, torch.Tensor):
+            digest.update(part.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        else:
+            digest.update(part.encode())
+    return digest.hexdigest()[:16]

@@ -6,6 +6,7 @@ prefixes; the published models do the same).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, get_args
 
 from limbeck.errors import ConfigError
@@ -25,10 +26,16 @@ PREFIXES: dict[tuple[str, str], str] = {
 }
 
 
-def prefix(role: str, task: str = "retrieval") -> str:
-    """The prefix for a role in a task. Raises ConfigError that lists the known pairs."""
-    try:
-        return PREFIXES[task, role]
-    except KeyError:
+PROMPTS: dict[str, str] = {role: PREFIXES["retrieval", role] for role in ROLES}
+"""What a bundle says of its roles unless told otherwise: retrieval has them all."""
+
+
+def prefix(role: str, task: str = "retrieval", prompts: Mapping[str, str] = PROMPTS) -> str:
+    """The prefix for a role in a task. Raises ConfigError that lists the known pairs.
+
+    The table says which roles a task has; `prompts` are a bundle's words for them, unless those of the table.
+    """
+    if (task, role) not in PREFIXES:
         known = ", ".join(f"{t}/{r}" for t, r in PREFIXES)
-        raise ConfigError(f"no prefix for task {task!r} with role {role!r}: known are {known}") from None
+        raise ConfigError(f"no prefix for task {task!r} with role {role!r}: known are {known}")
+    return prompts[role]

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from limbeck.objectives._precision import in_fp32, unit
 
+Terms = TypeVar("Terms")
+
 
 @in_fp32
-def matryoshka(loss: Callable[[Tensor], Tensor], vectors: Tensor, dims: Sequence[int]) -> dict[int, Tensor]:
+def matryoshka(loss: Callable[[Tensor], Terms], vectors: Tensor, dims: Sequence[int]) -> dict[int, Terms]:
     """`loss` of every prefix of `vectors`, cut and then renormalised (Kusupati et al. 2022, arXiv 2205.13147).
 
     Args:
         loss: a function of [B, d] unit vectors, called with autocast off; it sees the prefix width as its last
-            dimension.
+            dimension. It may return anything: one tensor, or several by name.
         vectors: [B, D], any norm.
         dims: prefix widths, each ≤ D.
 

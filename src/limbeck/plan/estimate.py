@@ -9,8 +9,10 @@ import copy
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from limbeck.config import Lora
 from limbeck.machine import Precision, matmul_rate
 
 if TYPE_CHECKING:
@@ -30,11 +32,13 @@ class Shape:
     """Sizes of a transformer; counts are numbers of weights."""
 
     embedding: int  # token (and position) tables
+    token_table: int  # the part of it that is looked up by token
     layers: int  # everything that is computed for each token
     depth: int  # number of layers
     hidden: int  # width of the residual stream
     attention: int  # heads × head_dim
-    linear: tuple[tuple[int, int], ...]  # (inputs, outputs) of the matrices of one layer
+    linear: tuple[tuple[str, int, int], ...]  # (name, inputs, outputs) of the matrices of one layer
+    pooled: bool = False  # the last layer gives every token a key and a value, and all else to one token a text
 
     @property
     def total(self) -> int:
@@ -47,7 +51,31 @@ class Shape:
         That is 2 for each weight of a matrix, and 4 for each state and token that attention compares it with. Causal
         attention is not counted as half: dense kernels compute the masked half too.
         """
-        return self.depth * (2 * sum(i * o for i, o in self.linear) + 4 * self.attention * length)
+        everywhere = sum(i * o for name, i, o in self.linear if name in ("k_proj", "v_proj"))
+        matrices = sum(i * o for _, i, o in self.linear)
+        layer = 2 * matrices + 4 * self.attention * length
+        if not self.pooled:
+            return self.depth * layer
+        return (self.depth - 1) * layer + 2 * everywhere + (layer - 2 * everywhere) // length
+
+    def lora_weights(self, lora: Lora) -> int:
+        """Weights of an adapter: for each matrix that it changes, rank × (inputs + outputs)."""
+        changed = (i + o for name, i, o in self.linear if lora.targets is None or name in lora.targets)
+        return self.depth * lora.rank * sum(changed)
+
+    def adapter_flops(self, lora: Lora, length: int, *, recomputed: bool = False) -> int:
+        """Operations of training an adapter, for one token of a text of `length` tokens.
+
+        Forward (twice where activations are recomputed) and backward, which multiplies the adapter's matrices twice and
+        frozen ones once: they get no gradient.
+        """
+        forward, adapter = self.forward_flops(length), 2 * self.lora_weights(lora)
+        return 2 * forward + 3 * adapter + (forward + adapter if recomputed else 0)
+
+    def frozen_bytes(self, precision: Precision) -> int:
+        """Bytes of all weights, the matrices of the layers in `precision`, the rest in fp32."""
+        matrices = self.depth * sum(i * o for _, i, o in self.linear)
+        return 4 * self.total - (2 * matrices if precision == "bf16" else 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,40 +87,56 @@ class Rate:
     how: str
 
 
-def shape_of(config: PretrainedConfig) -> Shape:
-    """Count the weights of the model that `config` describes, without allocating them."""
+def shape_of(config: PretrainedConfig, *, pooled: bool = False) -> Shape:
+    """Count the weights of the model that `config` describes, without allocating them.
+
+    pooled: its last layer is computed for the pooled token only, if the architecture is known to `last_layer`.
+    """
     import torch
     from torch import nn
 
+    from limbeck.model.last_layer import pool_in_last_layer
+
     with torch.device("meta"):
-        model = _model(config)
+        model = _backbone(config)
     embedding = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Embedding))
     used = {n: p for n, p in model.named_parameters() if not n.startswith("pooler.")}  # BERT's pooler is never run
     linear = [
-        (m.in_features, m.out_features)
+        (n.rpartition(".")[2], m.in_features, m.out_features)
         for n, m in model.named_modules()
         if isinstance(m, nn.Linear) and not n.startswith("pooler.")
     ]
-    depth = int(config.num_hidden_layers)
+    depth = _depth(config)
     heads = int(config.num_attention_heads)
     head_dim = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
     return Shape(
         embedding=embedding,
+        token_table=model.get_input_embeddings().weight.numel(),
         layers=sum(p.numel() for p in used.values()) - embedding,
         depth=depth,
         hidden=int(config.hidden_size),
         attention=heads * head_dim,
         linear=tuple(linear[: len(linear) // depth]),
+        pooled=pooled and pool_in_last_layer(model),
     )
 
 
 def activation_bytes(
-    config: PretrainedConfig, *, tokens: int, length: int, precision: Precision, attention: str, checkpointing: bool
+    config: PretrainedConfig,
+    *,
+    tokens: int,
+    length: int,
+    precision: Precision,
+    attention: str,
+    checkpointing: bool,
+    pooled: bool = False,
+    lora: Lora | None = None,
 ) -> int:
     """Bytes that autograd keeps between the forward and the backward pass of one micro-batch.
 
-    Counted exactly, by running the forward pass on fake tensors (shapes without data) and adding up what is saved;
-    kernels' scratch space comes on top, and `torch.compile` saves less.
+    Counted exactly, by running the forward pass on fake tensors (shapes without data) and adding up what the kernels of
+    a CPU save, with two layers and with three: each further one saves as much. Scratch space comes on top, and
+    `torch.compile` saves less.
 
     Args:
         config: of the backbone.
@@ -101,31 +145,39 @@ def activation_bytes(
         precision: of the matrix products; "bf16" = autocast.
         attention: as transformers names it: "sdpa" or "eager".
         checkpointing: gradient checkpointing keeps one tensor a layer, and recomputes one layer at a time.
+        pooled: see `shape_of`.
+        lora: an adapter that is trained on the frozen backbone, which then keeps less, and its adapter more.
+
+    Raises ConfigError when `lora` names layers that the backbone does not have.
     """
-    full = _saved_bytes(config, tokens, length, precision, attention)
-    if not checkpointing:
-        return full
-    return _saved_bytes(config, tokens, length, precision, attention, checkpointing=True) + full // _depth(config)
+
+    def saved(layers: int, checkpointing: bool) -> int:
+        model = _student(_shrunk(config, layers), "meta", attention, pooled, lora, precision).train()
+        if checkpointing:
+            # the name that transformers keeps; older releases of 5 have only the other
+            backbone = model.backbone
+            getattr(backbone, "activation_checkpointing_enable", backbone.gradient_checkpointing_enable)()
+        return _saved_bytes(model, tokens, length, precision)
+
+    def of_all(checkpointing: bool) -> int:
+        depth = _depth(config)
+        few = saved(min(2, depth), checkpointing)  # two: the first and the last may differ from those between
+        return few if depth <= 2 else few + (depth - 2) * (saved(3, checkpointing) - few)
+
+    return of_all(True) + of_all(False) // _depth(config) if checkpointing else of_all(False)
 
 
-def _saved_bytes(
-    config: PretrainedConfig,
-    tokens: int,
-    length: int,
-    precision: Precision,
-    attention: str,
-    checkpointing: bool = False,
-) -> int:
+def _saved_bytes(model: Any, tokens: int, length: int, precision: Precision) -> int:
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     saved: dict[int, torch.Tensor] = {}  # by storage: views of one tensor count once
     with FakeTensorMode():
-        model = _model(config, attention).train()
-        if checkpointing:
-            # the name that transformers keeps; older releases of 5 have only the other
-            getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
-        weights = {p.untyped_storage()._cdata for p in model.parameters()}
+        held = {
+            name: torch.empty(t.shape, dtype=t.dtype, requires_grad=t.requires_grad)
+            for name, t in chain(model.named_parameters(), model.named_buffers())
+        }
+        weights = {t.untyped_storage()._cdata for t in held.values()}
 
         def pack(tensor: torch.Tensor) -> torch.Tensor:
             key = tensor.untyped_storage()._cdata
@@ -134,12 +186,20 @@ def _saved_bytes(
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), _autocast("cpu", precision):
-            _forward(model, max(1, tokens // length), length, "cpu")
+            torch.func.functional_call(model, held, _texts(max(1, tokens // length), length, "cpu"))
         return sum(t.untyped_storage().nbytes() for t in saved.values())
 
 
 def measure(
-    config: PretrainedConfig, *, length: int, precision: Precision, device: str, train: bool, attention: str = "sdpa"
+    config: PretrainedConfig,
+    *,
+    length: int,
+    precision: Precision,
+    device: str,
+    train: bool,
+    attention: str = "sdpa",
+    pooled: bool = False,
+    lora: Lora | None = None,
 ) -> Rate:
     """Time the model with random weights here: two training steps (or forward passes) after one to warm up.
 
@@ -154,20 +214,29 @@ def measure(
         device: "cpu" or "cuda".
         train: forward, backward; else forward alone.
         attention: as transformers names it.
+        pooled: see `shape_of`.
+        lora: an adapter that is trained in place of the model.
     """
-    shape = shape_of(config)
-    flops = shape.forward_flops(length) * (3 if train else 1)  # the backward pass multiplies each matrix twice
+
+    def flops(shape: Shape) -> int:
+        if lora:
+            return shape.adapter_flops(lora, length)
+        return shape.forward_flops(length) * (3 if train else 1)  # the backward pass multiplies each matrix twice
+
+    shape = shape_of(config, pooled=pooled)
     layers = min(shape.depth, PROBE_WEIGHTS * shape.depth // shape.layers)
     if layers == 0:
-        rate = matmul_rate([(PROBE_TOKENS, i, o) for i, o in shape.linear], precision, device=device)
-        return assumed(flops, rate, precision)
-    seconds = _step_seconds(_shrunk(config, layers), length, precision, device, train, attention)
+        rate = matmul_rate([(PROBE_TOKENS, i, o) for _, i, o in shape.linear], precision, device=device)
+        return assumed(flops(shape), rate, precision)
+    probed = _shrunk(config, layers)
+    model = _student(probed, device, attention, pooled, lora, precision).train(train)
     rows = max(1, PROBE_TOKENS // length)
-    tokens_per_second = rows * length / (seconds * shape.depth / layers)
+    seconds = _step_seconds(model, rows, length, precision, device)
+    achieved = rows * length * flops(shape_of(probed, pooled=pooled)) / seconds
     part = "" if layers == shape.depth else f" of {layers} of its {shape.depth} layers, scaled"
-    what = "training steps" if train else "forward passes"
+    what = "forward passes" if not train else "training steps" + (f" of a LoRA of rank {lora.rank}" if lora else "")
     how = f"measured: {what}{part}, {rows} texts of {length} tokens, {precision}, uncompiled"
-    return Rate(tokens_per_second, tokens_per_second * flops, how)
+    return Rate(achieved / flops(shape), achieved, how)
 
 
 def assumed(flops_per_token: int, matmul_flops: float, precision: Precision) -> Rate:
@@ -177,18 +246,15 @@ def assumed(flops_per_token: int, matmul_flops: float, precision: Precision) -> 
     return Rate(flops / flops_per_token, flops, how)
 
 
-def _step_seconds(
-    config: PretrainedConfig, length: int, precision: Precision, device: str, train: bool, attention: str
-) -> float:
+def _step_seconds(model: Any, rows: int, length: int, precision: Precision, device: str) -> float:
     import torch
 
-    model = _model(config, attention).to(device).train(train)
-    rows, times = max(1, PROBE_TOKENS // length), []
+    times = []
     for _ in range(3):  # the first pays page faults and kernel choice
         start = time.perf_counter()
-        with nullcontext() if train else torch.no_grad(), _autocast(device, precision):
-            loss = _forward(model, rows, length, device).float().square().mean()
-        if train:
+        with nullcontext() if model.training else torch.no_grad(), _autocast(device, precision):
+            loss = model(*_texts(rows, length, device)).square().mean()
+        if model.training:
             loss.backward()
             model.zero_grad(set_to_none=False)
         loss.item()  # waits for the device
@@ -196,19 +262,35 @@ def _step_seconds(
     return min(times[1:])
 
 
-def _model(config: PretrainedConfig, attention: str = "sdpa") -> Any:
+def _student(
+    config: PretrainedConfig, device: str, attention: str, pooled: bool, lora: Lora | None, precision: Precision
+) -> Any:
+    """The model as it is trained, with random weights: all of it, or an adapter on it."""
+    import torch
+
+    from limbeck.model.adapters import attach, halve_frozen
+    from limbeck.model.student import StudentModel
+
+    with torch.device(device):
+        backbone = _backbone(config, attention)
+        if lora:
+            attach(backbone, lora, "adapter", seed=0)
+    if lora and precision == "bf16":
+        halve_frozen(backbone)
+    return StudentModel(backbone, pooling="last" if pooled else "mean")
+
+
+def _backbone(config: PretrainedConfig, attention: str = "sdpa") -> Any:
     from transformers import AutoModel
 
-    config = copy.deepcopy(config)
-    config.use_cache = False  # keys and values of past tokens are for text generation
-    return AutoModel.from_config(config, attn_implementation=attention)
+    return AutoModel.from_config(copy.deepcopy(config), attn_implementation=attention)
 
 
-def _forward(model: Any, rows: int, length: int, device: str) -> torch.Tensor:
+def _texts(rows: int, length: int, device: str) -> tuple[torch.Tensor, torch.Tensor]:
     import torch
 
     ids = torch.zeros(rows, length, dtype=torch.long, device=device)
-    return model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
+    return ids, torch.ones_like(ids)
 
 
 def _autocast(device: str, precision: Precision) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limbeck.config import Recipe
@@ -12,17 +13,24 @@ if TYPE_CHECKING:
 
 
 def student_config_of(recipe: Recipe, teacher: PretrainedConfig | None) -> PretrainedConfig:
-    """Shape of the student: from the recipe, the teacher, or files on this machine. Raises ModelError."""
-    from transformers import AutoConfig, JinaEmbeddingsV3Config, Qwen3Config
+    """Shape of the student: from the recipe, the teacher, or files on this machine.
+
+    Raises ModelError when it is in none of them, ConfigError when student.config does not fit it.
+    """
+    from transformers import JinaEmbeddingsV3Config, Qwen3Config
+
+    from limbeck.model.backbone import student_config
+    from limbeck.model.pretrained import read_config
 
     student, overrides = recipe.student, dict(recipe.student.config or {})
     if student.init in ("pretrained", "random"):
         if "model_type" in overrides:
-            return AutoConfig.for_model(**overrides)
-        return _with(_local_config(str(student.model), student.revision, "student.config"), overrides)
+            return student_config(student.model_copy(update={"init": "random"}))
+        folder = _local_folder(str(student.model), student.revision, "student.config")
+        return student_config(student.model_copy(update={"model": folder, "revision": None}))
     source = teacher
     if student.pruned and student.pruned.source:
-        source = _local_config(student.pruned.source, None, "student.pruned.source")
+        source = read_config(_local_folder(student.pruned.source, None, "student.pruned.source"))
     if source is None:
         raise ModelError(
             f"the student takes its shape from {recipe.teacher.model}, which is not on this machine: "
@@ -57,15 +65,19 @@ def _with(config: PretrainedConfig, overrides: dict[str, Any]) -> PretrainedConf
     return config
 
 
-def _local_config(model: str, revision: str | None, setting: str) -> PretrainedConfig:
-    from transformers import AutoConfig
+def _local_folder(model: str, revision: str | None, setting: str) -> str:
+    """A folder, or that of a hub id in the cache. Raises ModelError."""
+    from transformers.utils.hub import cached_file
 
     try:
-        return AutoConfig.from_pretrained(model, revision=revision, local_files_only=True)
+        found = cached_file(model, "config.json", revision=revision, local_files_only=True)
     except (OSError, ValueError):
+        found = None
+    if found is None:
         raise ModelError(
             f"the shape of {model} is not on this machine: put its config (with model_type) into {setting}, or fetch it"
-        ) from None
+        )
+    return str(Path(found).parent)
 
 
 def teacher_config_of(recipe: Recipe) -> PretrainedConfig | None:

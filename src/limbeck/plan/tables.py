@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from limbeck.evaluation.formatting import NONE, count, duration, percent, short_count
 from limbeck.plan import REFERENCE_GPU, Plan, Stage
@@ -54,18 +55,18 @@ def _texts(plan: Plan) -> Table:
 
 
 def _stages(plan: Plan) -> Table:
-    columns = ("stage", "does", "writes", "tokens", "memory", "disk", "arithmetic", "time here")
-    table = _table("Stages", *columns, left=3)
+    table = _table("Stages", "stage", "tokens", "memory", "disk", "arithmetic", "time here")
     for s in plan.stages:
+        what = Text.assemble((s.name, "bold"), f" → {s.writes}\n{s.does}")
         amounts = (short_count(s.tokens), _bytes(sum(s.memory.values()) or None), _bytes(s.disk), _operations(s.flops))
-        table.add_row(s.name, s.does, s.writes, *amounts, long_duration(s.seconds))
+        table.add_row(what, *amounts, long_duration(s.seconds))
     return table
 
 
 def _notes(plan: Plan) -> list[str]:
     notes = [_memory(s) for s in plan.stages if len(s.memory) > 1]
     if plan.passes is not None:
-        notes.append(f"training reads the texts {plan.passes:,.1f} times")
+        notes.append(f"stage 1 reads its texts {plan.passes:,.1f} times")
     per_million = f"a million texts of {plan.length} tokens: {_bytes(plan.per_million_texts['store_bytes'])} of teacher"
     per_million += " vectors"
     if plan.per_million_texts["teach_seconds"] is not None:
@@ -75,7 +76,7 @@ def _notes(plan: Plan) -> list[str]:
         f"{name}: {short_count(rate.tokens_per_second)} tokens/s ({rate.how})" for name, rate in plan.rates.items()
     ]
     if plan.device == "cpu" and (plan.reference_gpu_hours or 0) > 0.1:  # else nobody would rent one
-        known = "distilling alone" if plan.stages[1].flops is None else "teaching and distilling"
+        known = "training alone" if plan.stages[1].flops is None else "teaching and training"
         hours = f"{plan.reference_gpu_hours:,.1f} hours of one {REFERENCE_GPU}"
         notes.append(f"{known} takes {hours}, at {ASSUMED_UTILISATION:.0%} of its dense bf16 peak")
     return notes + plan.assumptions

@@ -8,15 +8,16 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 
 from limbeck.errors import DataError, ModelError
 from limbeck.files import atomic_write, read_json, write_json
+from limbeck.model.prefixes import PREFIXES
 from limbeck.nearest import top_k
 from limbeck.search.corpus import Corpus, load_corpus
 
@@ -25,22 +26,26 @@ __all__ = ["Corpus", "Hit", "SearchEncoder", "default_cache_dir", "document_vect
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[int], None]
+Task: TypeAlias = str | Mapping[str, float]
+"""Name of an adapter, or a blend, name → weight."""
 
 _FORMAT = 1
 _CHUNK = 2048  # documents encoded between two progress reports
 
 
 class SearchEncoder(Protocol):
-    """What search needs of a model. `fingerprint` changes whenever its vectors do; `dim` is their full width."""
+    """What search needs of a model. `fingerprint_of` a task changes when its vectors do; `dim` is their full width."""
 
     @property
-    def fingerprint(self) -> str: ...  # noqa: D102
+    def tasks(self) -> Sequence[str]: ...  # noqa: D102
 
     @property
     def dim(self) -> int: ...  # noqa: D102
 
+    def fingerprint_of(self, task: Task | None) -> str: ...  # noqa: D102
+
     def encode(  # noqa: D102
-        self, texts: Sequence[str], *, role: Literal["query", "document"], dim: int | None
+        self, texts: Sequence[str], *, role: Literal["query", "document"], task: Task | None, dim: int | None
     ) -> np.ndarray: ...
 
 
@@ -61,6 +66,7 @@ def search_corpus(
     queries: Sequence[str],
     *,
     k: int = 10,
+    task: Task | None = None,
     dim: int | None = None,
     cache_dir: Path | None = None,
     progress: Progress | None = None,
@@ -73,12 +79,15 @@ def search_corpus(
         documents: what is searched.
         queries: what is looked for.
         k: hits a query.
+        task: adapter to use; None (or "auto") = retrieval, where the encoder has adapters. With a task that has no
+            queries, such as text-matching, both sides are encoded as documents: texts like the query are found.
         dim: width that vectors are truncated to; None = the encoder's full width.
-        cache_dir: folder where document vectors are kept (float16), by encoder, documents and dim; None = nowhere.
+        cache_dir: folder where document vectors are kept (float16), by encoder, task, documents and dim; None =
+            nowhere.
         progress: called with the number of documents encoded since the last call.
 
     Raises DataError: no documents, as many ids as there are not documents, an empty query. ModelError: the encoder
-    gives vectors of another shape, or with NaN. ConfigError: k < 1.
+    gives vectors of another shape, or with NaN. ConfigError: k < 1, or a task that the encoder does not know.
     """
     if len(ids) != len(documents):
         raise DataError(f"{len(documents)} documents need as many ids, got {len(ids)}")
@@ -86,10 +95,14 @@ def search_corpus(
         if not query.strip():
             raise DataError(f"query {number} is empty: say what to look for")
     width = dim or encoder.dim
-    vectors = document_vectors(encoder, documents, dim=width, cache_dir=cache_dir, progress=progress)
+    if task in (None, "auto") and encoder.tasks:
+        task = "retrieval"
+    vectors = document_vectors(encoder, documents, task=task, dim=width, cache_dir=cache_dir, progress=progress)
     if not queries:
         return []
-    query_vectors = _checked(encoder.encode(list(queries), role="query", dim=width), len(queries), width)
+    names = [task] if isinstance(task, str) else task
+    role = "query" if names is None or any((name, "query") in PREFIXES for name in names) else "document"
+    query_vectors = _checked(encoder.encode(list(queries), role=role, task=task, dim=width), len(queries), width)
     found = top_k(query_vectors, vectors, k)
     results = []
     for row, scores in zip(found.indices, found.scores, strict=True):
@@ -102,6 +115,7 @@ def document_vectors(
     encoder: SearchEncoder,
     documents: Sequence[str],
     *,
+    task: Task | None = None,
     dim: int,
     cache_dir: Path | None = None,
     progress: Progress | None = None,
@@ -112,19 +126,19 @@ def document_vectors(
     """
     if not documents:
         raise DataError("the corpus holds no documents")
-    digest = _documents_digest(documents)
+    digest, fingerprint = _documents_digest(documents), encoder.fingerprint_of(task)
     manifest = {
         "format": _FORMAT,
-        "encoder": encoder.fingerprint,
+        "encoder": fingerprint,
         "dim": dim,
         "documents": len(documents),
         "documents_sha256": digest,
     }
-    key = hashlib.sha256(f"{_FORMAT}\0{encoder.fingerprint}\0{dim}\0{digest}".encode()).hexdigest()[:32]
+    key = hashlib.sha256(f"{_FORMAT}\0{fingerprint}\0{dim}\0{digest}".encode()).hexdigest()[:32]
     file = cache_dir / f"{key}.npy" if cache_dir else None
     if file and (kept := _read_kept(file, manifest)) is not None:
         return kept
-    vectors = _encode(encoder, documents, dim, progress)
+    vectors = _encode(encoder, documents, task, dim, progress)
     if file:
         _keep(file, vectors, manifest)
     return vectors
@@ -136,11 +150,14 @@ def default_cache_dir() -> Path:
     return (Path(root) if root else Path.home() / ".cache") / "limbeck" / "search"
 
 
-def _encode(encoder: SearchEncoder, documents: Sequence[str], dim: int, progress: Progress | None) -> np.ndarray:
+def _encode(
+    encoder: SearchEncoder, documents: Sequence[str], task: Task | None, dim: int, progress: Progress | None
+) -> np.ndarray:
     vectors = np.empty((len(documents), dim), np.float16)
     for start in range(0, len(documents), _CHUNK):
         chunk = list(documents[start : start + _CHUNK])
-        vectors[start : start + len(chunk)] = _checked(encoder.encode(chunk, role="document", dim=dim), len(chunk), dim)
+        found = encoder.encode(chunk, role="document", task=task, dim=dim)
+        vectors[start : start + len(chunk)] = _checked(found, len(chunk), dim)
         if progress:
             progress(len(chunk))
     return vectors

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import re
 import shutil
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,31 +33,49 @@ class Progress:
 
 
 def save(
-    folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, *, key: str, keep: int
+    folder: Path,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    *,
+    key: str,
+    keep: int,
+    spared: Collection[int] = (),
 ) -> Path:
     """Write `folder/step-NNNNNNNN` and remove all but the newest `keep`.
 
     Args:
         folder: of all checkpoints of the run.
-        module: every trained weight (backbone and projection).
+        module: its buffers and those of its weights that require a gradient are written; the rest never changes.
         optimizer: AdamW; its moments are stored under the names of the parameters they belong to.
         progress: see Progress.
         key: digest of what the weights depend on; a checkpoint with another key is not resumed.
         keep: newest checkpoints kept, at least 1.
+        spared: steps whose checkpoints stay besides.
 
     Raises TrainingError naming the folder when the disk is full; earlier checkpoints stay.
     """
     target = folder / f"step-{progress.step:08d}"
     folder.mkdir(parents=True, exist_ok=True)
     with full_disk_named(target, TrainingError), replaced_folder(target) as temporary:
-        _save_tensors(temporary / "weights.safetensors", _unique(module.state_dict()))
+        _save_tensors(temporary / "weights.safetensors", _changing(module))
         _save_tensors(temporary / "optimizer.safetensors", _optimizer_tensors(module, optimizer))
         _save_tensors(temporary / "rng.safetensors", _rng())
         state = {"key": key, "step": progress.step, "tokens": progress.tokens, "data": progress.data}
         write_json(temporary / "state.json", state)
     for old in _all(folder)[:-keep]:
-        shutil.rmtree(old)
+        if _step(old) not in spared:
+            shutil.rmtree(old)
     return target
+
+
+def weights(folder: Path, step: int, *, key: str) -> dict[str, Tensor]:
+    """The weights that were trained, by name, as they were after a step. Raises TrainingError as `load`."""
+    found = folder / f"step-{step:08d}"
+    with _readable(found):
+        state, tensors = read_json(found / "state.json"), load_file(str(found / "weights.safetensors"))
+    _check_key(found, state, key)
+    return tensors
 
 
 def latest(folder: Path) -> Path | None:
@@ -66,21 +86,14 @@ def latest(folder: Path) -> Path | None:
 
 def load(checkpoint: Path, module: nn.Module, optimizer: torch.optim.Optimizer, *, key: str) -> Progress:
     """Put weights, optimizer and RNG back. Raises TrainingError when it is torn or belongs to another run."""
-    try:
+    with _readable(checkpoint):
         state = read_json(checkpoint / "state.json")
-        weights = load_file(str(checkpoint / "weights.safetensors"))
+        tensors = load_file(str(checkpoint / "weights.safetensors"))
         moments = load_file(str(checkpoint / "optimizer.safetensors"))
         rng = load_file(str(checkpoint / "rng.safetensors"))
-    except Exception as error:  # safetensors raises its own types
-        raise TrainingError(f"{checkpoint} cannot be read ({error}): delete it to go on from the one before") from None
-    if state["key"] != key:
-        raise TrainingError(
-            f"{checkpoint} was made by another recipe, data or teacher: give the run another `out`, or delete "
-            f"{checkpoint.parent} to start again"
-        )
-    module.load_state_dict(weights, strict=False)
-    names = {name for name, _ in module.named_parameters(remove_duplicate=True)}
-    if missing := names - set(weights):
+    _check_key(checkpoint, state, key)
+    module.load_state_dict(tensors, strict=False)
+    if missing := set(_changing(module)) - set(tensors):
         raise TrainingError(f"{checkpoint} has no weights for {sorted(missing)[:3]}: delete it")
     _load_optimizer(module, optimizer, moments)
     torch.set_rng_state(rng["cpu"])
@@ -89,10 +102,30 @@ def load(checkpoint: Path, module: nn.Module, optimizer: torch.optim.Optimizer, 
     return Progress(state["step"], state["tokens"], state["data"])
 
 
+@contextmanager
+def _readable(checkpoint: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # safetensors raises its own types
+        raise TrainingError(f"{checkpoint} cannot be read ({error}): delete it to go on from the one before") from None
+
+
+def _check_key(checkpoint: Path, state: dict[str, Any], key: str) -> None:
+    if state["key"] != key:
+        raise TrainingError(
+            f"{checkpoint} was made by another recipe, data or teacher: give the run another `out`, or delete "
+            f"{checkpoint.parent} to start again"
+        )
+
+
 def _all(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted(p for p in folder.iterdir() if _NAME.match(p.name))
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step-"))
 
 
 def _save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
@@ -104,16 +137,12 @@ def _save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     sync_file(path)
 
 
-def _unique(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tied weights once: safetensors refuses tensors that share memory."""
-    seen: set[int] = set()
-    unique = {}
-    for name, tensor in tensors.items():
-        if tensor.data_ptr() in seen and tensor.numel():
-            continue
-        seen.add(tensor.data_ptr())
-        unique[name] = tensor.detach().contiguous()
-    return unique
+def _changing(module: nn.Module) -> dict[str, Tensor]:
+    """Weights that require a gradient, tied ones once (safetensors refuses shared memory), and buffers."""
+    named = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    parameters = {name for name, _ in module.named_parameters(remove_duplicate=False)}
+    named |= {name: t for name, t in module.state_dict().items() if name not in parameters}
+    return {name: tensor.detach().contiguous() for name, tensor in named.items()}
 
 
 def _names(module: nn.Module) -> dict[int, str]:

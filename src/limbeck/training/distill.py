@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -163,8 +163,7 @@ def distill(
     settings = recipe.distill
     device = runtime.device_of()
     precision = runtime.precision_of(settings.precision, device)
-    AcceleratorState._reset_state()  # an earlier run of this process may have had another precision
-    accelerator = Accelerator(mixed_precision="bf16" if precision == "bf16" else "no", cpu=device.type == "cpu")
+    accelerator = accelerator_of(precision, device)
     max_tokens = settings.max_tokens or recipe.student.max_tokens
     backbone.model.set_attn_implementation(  # type: ignore[operator]
         runtime.attention_of(settings.attention, device, max_tokens, precision)
@@ -181,7 +180,7 @@ def distill(
     batches = DistillBatches(
         sources, gather, settings, pad_id=backbone.tokenizer.pad_id, seed=recipe.seed, accelerator=accelerator
     )
-    if compiles(settings, device):
+    if compiles(settings.compile, settings.steps * settings.tokens_per_step, device):
         model.train()  # as the loop runs it: the kernels of an evaluated model are others
         with accelerator.autocast():
             compile_backbone(model, accelerator.device)
@@ -202,11 +201,17 @@ def distill(
     return model, tokens
 
 
-def compiles(settings: Distill, device: torch.device) -> bool:
-    """`auto`: where the run is long enough that faster steps repay the minute that compilation takes."""
-    if settings.compile != "auto":
-        return settings.compile == "on"
-    return device.type in ("cpu", "cuda") and settings.steps * settings.tokens_per_step > 20_000_000
+def accelerator_of(precision: Literal["fp32", "bf16"], device: torch.device) -> Accelerator:
+    """The Accelerator of a stage."""
+    AcceleratorState._reset_state()  # an earlier stage of this process may have had another precision
+    return Accelerator(mixed_precision="bf16" if precision == "bf16" else "no", cpu=device.type == "cpu")
+
+
+def compiles(asked: str, tokens: float, device: torch.device) -> bool:
+    """`auto`: where a run has so many tokens that faster steps repay the minute that compilation takes."""
+    if asked != "auto":
+        return asked == "on"
+    return device.type in ("cpu", "cuda") and tokens > 20_000_000
 
 
 def _drawn(dims: list[int], teacher_dim: int, seed: int) -> Projection:

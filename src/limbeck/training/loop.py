@@ -67,6 +67,7 @@ class Run:
     log_every: int
     seed: int  # of whatever is drawn while training, such as dropout
     title: str = "training"
+    kept_steps: frozenset[int] = frozenset()  # saved after these steps too, and kept
 
 
 def train(
@@ -120,6 +121,7 @@ def train(
             optimizer.zero_grad(set_to_none=True)
             tokens += batch.tokens
             logs, saves = ((step + 1) % n == 0 or step + 1 == run.steps for n in (run.log_every, run.checkpoint_every))
+            saves = saves or step + 1 in run.kept_steps
             if logs or saves:
                 total = accelerator.reduce({k: v.float() for k, v in terms.items()}, reduction="sum")
                 row = {k: float(v) for k, v in total.items()}
@@ -137,7 +139,8 @@ def train(
                 done = checkpoint.Progress(step + 1, tokens, batches.state())
                 if accelerator.is_main_process:
                     folder = run.folder / "checkpoints"
-                    checkpoint.save(folder, plain, optimizer, done, key=run.key, keep=run.keep_checkpoints)
+                    kept = {"keep": run.keep_checkpoints, "spared": run.kept_steps}
+                    checkpoint.save(folder, plain, optimizer, done, key=run.key, **kept)
                 accelerator.wait_for_everyone()
     return tokens
 

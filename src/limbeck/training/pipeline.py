@@ -1,16 +1,13 @@
-"""A recipe from texts to bundle and report: data → teach → distill → bundle → evaluate → report.
+"""A recipe from texts to bundle and report: data → teach → distill → adapters → router → bundle → evaluate → report.
 
 Each stage is a folder with a manifest; one whose inputs are unchanged is skipped, one that was killed goes on.
 """
 
 from __future__ import annotations
 
-import shlex
 import shutil
-import sys
-from collections.abc import Sequence
-from datetime import UTC, datetime
-from functools import cached_property
+from collections.abc import Iterator, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,26 +19,36 @@ from transformers.utils.logging import disable_progress_bar
 
 import limbeck
 from limbeck import machine
-from limbeck.config import Recipe
+from limbeck.config import Adapter, Recipe, Task
 from limbeck.data.prepare import Prepared, prepare
-from limbeck.data.tables import ExampleTable
+from limbeck.data.tables import ExampleTable, Split
 from limbeck.data.tokens import TokenTable
 from limbeck.errors import ConfigError
 from limbeck.evaluation import heldout
-from limbeck.evaluation.report import write_report
-from limbeck.evaluation.scores import ParameterCount, Parameters, Scores, Sides, read_metrics
-from limbeck.files import read_json, write_json
+from limbeck.evaluation.tasks import heldout_tasks
+from limbeck.files import atomic_write
+from limbeck.folders import replaced_folder
 from limbeck.model import backbone as backbones
-from limbeck.model.bundle import BundleSpec, TeacherNote, save_bundle
+from limbeck.model.adapters import Adapter as LoraAdapter
+from limbeck.model.bundle import PROJECTION, ROUTER, BundleSpec, TeacherNote, save_bundle
 from limbeck.model.card import model_card
 from limbeck.model.encoder import Encoder, load
-from limbeck.model.student import StudentModel
+from limbeck.model.pretrained import quiet, read_model
+from limbeck.model.projection import Projection
+from limbeck.model.router import Router
+from limbeck.model.tokenizer import Tokenizer
 from limbeck.teacher.backends import TeacherModel, load_teacher, resolve_model_folder
 from limbeck.teacher.store import TeacherStore
+from limbeck.training.adapt import Adapted, adapt
 from limbeck.training.distill import ROLE_PREFIX, TaughtSource, distill, tokenise
-from limbeck.training.stages import Stage, digest, source_state
+from limbeck.training.measure import evaluate, report, vectors_of
+from limbeck.training.stages import WITHOUT_SPREAD, Stage, adapters_of, digest, source_state, stages_of
+from limbeck.training.task_sources import parts_of, task_source
 
-STAGES = ("data", "teach", "distill", "bundle", "evaluate", "report")
+# settings that no weight depends on
+_SILENT = {"checkpoint_every", "keep_checkpoints", "log_every", "also_without_spread"}
+_DEV = {"queries", "classification", "clustering", "shots"}  # settings that the score of a checkpoint depends on
+_ROUTER_TEXTS = 1000  # of each source of a task
 
 
 def run(recipe: Recipe, *, stop_after: str | None = None, force: bool = False, console: Console | None = None) -> Path:
@@ -55,13 +62,14 @@ def run(recipe: Recipe, *, stop_after: str | None = None, force: bool = False, c
 
     Raises LimbeckError.
     """
-    if stop_after is not None and stop_after not in STAGES:
-        raise ConfigError(f"unknown stage {stop_after!r}; the stages are {', '.join(STAGES)}")
+    stages = stages_of(recipe)
+    if stop_after is not None and stop_after not in stages:
+        raise ConfigError(f"unknown stage {stop_after!r}; the stages of this recipe are {', '.join(stages)}")
     disable_progress_bar()  # of transformers, in the midst of ours
     torch.set_num_threads(recipe.threads or machine.usable_cores())
     this = Pipeline(recipe, console or Console(quiet=True))
     recipe.save(recipe.out_dir / "recipe.yaml")
-    for name in STAGES:
+    for name in stages:
         this.do(name, force=force)
         if name == stop_after:
             break
@@ -81,19 +89,20 @@ class Pipeline:
         stage = self.stage(name)
         if force:
             stage.invalidate()
-            if name == "distill":
-                shutil.rmtree(stage.folder / "checkpoints", ignore_errors=True)
+            shutil.rmtree(stage.folder / "checkpoints", ignore_errors=True)
         if done := stage.manifest():
             self.console.print(f"[dim]{name:<9} done before, {done['seconds']:.1f} s[/dim]")
             return done
-        body = stage.complete(getattr(self, f"_{name}"))
+        adapter = name.removeprefix("adapt-")
+        work = partial(self._adapt, adapter) if adapter != name else getattr(self, f"_{name}")
+        body = stage.complete(work)
         self.console.print(f"{name:<9} done in {body['seconds']:.1f} s  [dim]{_facts(body)}[/dim]")
         return body
 
     def stage(self, name: str) -> Stage:
         """The stage with the key of its present inputs."""
-        folders = {"bundle": "model"}
-        return Stage(name, self.out / folders.get(name, name), self._key(name))
+        folder = "model" if name == "bundle" else name.replace("adapt-", "adapt/", 1)
+        return Stage(name, self.out / folder, self._key(name))
 
     def _key(self, name: str) -> str:
         recipe = self.recipe
@@ -101,19 +110,45 @@ class Pipeline:
             return digest("data", recipe.digest("data"), [source_state(s) for s in recipe.data.sources])
         if name == "teach":
             instructions = [recipe.teacher.query_instruction, recipe.teacher.document_instruction]
-            return digest("teach", self.prepared.fingerprint, self.teacher.fingerprint, instructions)
+            adapters = {t: [b.teacher_instruction, *(s.name for s in b.sources)] for t, b in self.blocks.items()}
+            asked = [instructions, recipe.distill.sources, adapters]
+            return digest("teach", self.prepared.fingerprint, self.teacher.fingerprint, asked)
         if name == "distill":
             # the teacher is in the key of its vectors; where they are stored and how they were fetched changes nothing
-            silent = {"checkpoint_every", "keep_checkpoints", "log_every"}
-            body = recipe.model_dump(mode="json", include={"student", "distill", "seed"}, exclude={"distill": silent})
-            return digest("distill", self._key("teach"), recipe.teacher.dim, body)
+            body = recipe.model_dump(mode="json", include={"student", "distill", "seed"}, exclude={"distill": _SILENT})
+            return digest("distill", self._taught_key, recipe.teacher.dim, body)
+        if name.startswith("adapt-"):
+            task, block = adapters_of(recipe)[name.removeprefix("adapt-")]
+            asks = [recipe.teacher.query_instruction, recipe.teacher.document_instruction, recipe.seed]
+            chooses = block.average is not None and block.average.keep == "better"
+            dev = recipe.evaluate.model_dump(include=_DEV) if chooses else None
+            return digest(name, self._key("distill"), task, block.model_dump(mode="json", exclude=_SILENT), asks, dev)
+        if name == "router":
+            return digest(
+                "router", self._key("distill"), {t: [s.name for s in b.sources] for t, b in self.blocks.items()}
+            )
         if name == "bundle":
-            return digest("bundle", self._key("distill"), recipe.name)
+            shipped = [s for s in stages_of(recipe) if s.startswith(("adapt-", "router"))]
+            keys = [self._key(s) for s in shipped if not s.endswith(WITHOUT_SPREAD)]
+            return digest("bundle", self._key("distill"), recipe.name, keys)
         if name == "evaluate":
-            return digest("evaluate", self._key("bundle"), recipe.digest("evaluate"))
+            besides = [self._key(s) for s in stages_of(recipe) if s.endswith(WITHOUT_SPREAD)]
+            return digest("evaluate", self._key("bundle"), recipe.digest("evaluate"), besides)
         return digest("report", self._key("evaluate"), limbeck.__version__)
 
+    @property
+    def _taught_key(self) -> str:
+        """Of the texts and their vectors, whichever of them a stage reads: adapters do not change stage 1."""
+        settings = self.recipe.teacher
+        instructions = [settings.query_instruction, settings.document_instruction]
+        return digest("taught", self.prepared.fingerprint, self.teacher.fingerprint, instructions)
+
     # ------------------------------------------------------------------------------------- shared parts
+
+    @property
+    def blocks(self) -> dict[Task, Adapter]:
+        """The adapters of the recipe."""
+        return self.recipe.adapters.by_task()
 
     @cached_property
     def prepared(self) -> Prepared:
@@ -131,23 +166,58 @@ class Pipeline:
         settings = self.recipe.teacher
         return TeacherStore.open(Path(settings.store), fingerprint=self.teacher.fingerprint, dim=settings.dim)
 
-    def _instruction(self, role: str) -> str:
-        settings = self.recipe.teacher
-        return settings.query_instruction if role == "query" else settings.document_instruction
+    def instruction(self, role: str, task: Task = "retrieval") -> str:
+        """What the teacher is told about a text of a role in a task."""
+        settings, block = self.recipe.teacher, self.blocks.get(task)
+        told = block.teacher_instruction if block else None
+        if task == "retrieval":
+            asked = settings.query_instruction if told is None else told
+            return asked if role == "query" else settings.document_instruction
+        return settings.document_instruction if told is None else told
 
-    def _taught(self, table: ExampleTable, advance: Any = None) -> np.ndarray:
-        """Store rows of all texts of a table, first role first."""
+    def teach_texts(self, texts: Sequence[str], instruction: str, advance: Any = None) -> np.ndarray:
+        """Rows of texts in the teacher's store."""
+        return self.store.teach(texts, instruction, self.teacher.encode, progress=advance)
+
+    def _taught(self, table: ExampleTable) -> np.ndarray:
+        """Store rows of all texts of a table as stage 1 reads them, first role first."""
         return np.concatenate(
             [
-                self.store.teach(
-                    table.teacher_texts(role),
-                    self._instruction(ROLE_PREFIX[role]),
-                    self.teacher.encode,
-                    progress=advance,
-                )
+                self.teach_texts(table.teacher_texts(role), self._stage_1_instruction(ROLE_PREFIX[role]))
                 for role in table.roles
             ]
         )
+
+    def _stage_1_instruction(self, role: str) -> str:
+        settings = self.recipe.teacher
+        return settings.query_instruction if role == "query" else settings.document_instruction
+
+    def _distilled(self) -> dict[str, Split]:
+        """The sources of stage 1."""
+        wanted = self.recipe.distill.sources
+        return {n: s for n, s in self.prepared.sources.items() if wanted is None or n in wanted}
+
+    def _to_teach(self) -> Iterator[tuple[list[str], str]]:
+        """Every text that a later stage reads the teacher's vector of, and its instruction."""
+        for split in self._distilled().values():
+            for role in split.train.roles:
+                yield split.train.teacher_texts(role), self._stage_1_instruction(ROLE_PREFIX[role])
+        for split in self.prepared.sources.values():
+            for role in split.heldout.roles:
+                task: Task = "text-matching" if split.heldout.kind == "scored_pair" else "retrieval"
+                yield split.heldout.teacher_texts(role), self.instruction(ROLE_PREFIX[role], task)
+        for task, block in self.blocks.items():
+            for source in block.sources:
+                for part in parts_of(self.recipe, task, block, self.prepared.sources[source.name].train):
+                    if part.taught:
+                        yield part.teacher_texts, part.instruction
+
+    def base(self) -> backbones.Backbone:
+        """The distilled student with its training theta, ready for an adapter."""
+        folder = self.out / "distill" / "student"
+        with quiet():
+            model = read_model(folder)
+        return backbones.Backbone(model, Tokenizer.load(folder), model.config)
 
     # ------------------------------------------------------------------------------------- stages
 
@@ -164,20 +234,21 @@ class Pipeline:
 
     def _teach(self) -> dict[str, Any]:
         heldout.heldout_sets(self.prepared, self.recipe.evaluate.queries)  # an error now, not after hours of training
-        tables = [table for split in self.prepared.sources.values() for table in (split.train, split.heldout)]
-        total = sum(len(t) * len(t.roles) for t in tables)
+        heldout_tasks(self.prepared, self.recipe.evaluate, part="test")
+        parts = list(self._to_teach())
+        total = sum(len(texts) for texts, _ in parts)
         before = len(self.store)
         with self._bar("teach", total) as advance:
-            for table in tables:
-                self._taught(table, advance)
+            for texts, instruction in parts:
+                self.teach_texts(texts, instruction, advance)
         facts: dict[str, Any] = {"texts": total, "new": len(self.store) - before, "dim": self.recipe.teacher.dim}
         return facts | {"truncated": self.teacher.truncated}
 
     def _distill(self) -> dict[str, Any]:
         recipe, key = self.recipe, self._key("distill")
-        built = self._untrained()
+        built = self.untrained()
         sources = []
-        for name, split in self.prepared.sources.items():
+        for name, split in self._distilled().items():
             stem = self.out / "distill" / "tokens" / f"{name}-{key}"
             limit = recipe.distill.max_tokens or recipe.student.max_tokens
             with self.live.status(f"tokenising {name}"):
@@ -191,7 +262,13 @@ class Pipeline:
         model, tokens = distill(
             recipe, built, sources, self.store.gather, self.out / "distill", key=key, console=self.live
         )
-        self.__dict__["student"] = model
+        save_bundle(
+            self.out / "distill" / "student",
+            backbone=model.backbone,
+            tokenizer=built.tokenizer,
+            spec=self.spec().model_copy(update={"inference_theta": None}),  # what is trained on top trains as this did
+            projection=model.projection,
+        )
         return {
             "steps": recipe.distill.steps,
             "tokens": tokens,
@@ -199,116 +276,114 @@ class Pipeline:
             "truncated": sum(s.tokens.truncated for s in sources),
         }
 
+    def _adapt(self, name: str) -> dict[str, Any]:
+        recipe, key = self.recipe, self._key(f"adapt-{name}")
+        task, block = adapters_of(recipe)[name]
+        folder = self.out / "adapt" / name
+        if task == "clustering" and block.teacher_instruction is None:
+            self.console.print(
+                f"[dim]{recipe.teacher.model} is given no instruction for clustering "
+                "(adapters.clustering.teacher_instruction): the adapter learns from its plain vectors[/dim]"
+            )
+        base = self.base()
+        projection = Projection.load(self.out / "distill" / "student" / PROJECTION)
+        sources, counts = [], {}
+        for asked in block.sources:
+            stem = folder / "tokens" / f"{asked.name}-{key}"
+            with self.live.status(f"{task}: preparing {asked.name}"):
+                source, counted = task_source(
+                    recipe,
+                    task,
+                    block,
+                    asked,
+                    self.prepared,
+                    base.tokenizer,
+                    self.teach_texts,
+                    self.store.gather,
+                    stem,
+                )
+            sources.append(source)
+            counts[asked.name] = counted
+        found = adapt(
+            recipe, task, block, base, projection, sources, self.store.gather, folder, key=key, console=self.live
+        )
+        kept, scores = self._better(task, block, found)
+        with replaced_folder(folder / "adapter") as temporary:
+            kept.save(temporary, base_model=recipe.name)
+            if found.projection is not None:
+                found.projection.save(temporary / PROJECTION)
+        return {"steps": block.steps, "tokens": found.tokens, **scores, "counts": counts}
+
+    def _better(self, task: Task, block: Adapter, found: Adapted) -> tuple[LoraAdapter, dict[str, Any]]:
+        """The adapter to keep, and what was measured to choose it."""
+        if found.averaged is None or block.average is None or block.average.keep == "final":
+            return found.final, {"kept": "final"}
+        tests = heldout_tasks(self.prepared, self.recipe.evaluate, part="dev")
+        if block.average.keep == "averaged" or task not in tests:
+            return found.averaged, {"kept": "averaged"}
+        scores: dict[str, float] = {}
+        for name, adapter in (("final", found.final), ("averaged", found.averaged)):
+            with self.live.status(f"{task}: scoring the {name} adapter"):
+                encoder = self.encoder_with({task: adapter})
+                scores[name] = tests[task].score(partial(vectors_of, encoder, task))
+        kept = "averaged" if scores["averaged"] >= scores["final"] else "final"
+        return found.averaged if kept == "averaged" else found.final, {"kept": kept, "dev": scores}
+
+    def encoder_with(self, adapters: dict[str, LoraAdapter]) -> Encoder:
+        """The distilled student with adapters in memory."""
+        base = load(self.out / "distill" / "student")
+        spec = base.spec.model_copy(update={"tasks": list(adapters)})
+        return Encoder(base.model, base.tokenizer, spec, device=base.device, adapters=adapters)
+
+    def _router(self) -> dict[str, Any]:
+        base = load(self.out / "distill" / "student")
+        vectors, tasks = [], []
+        for task, block in self.blocks.items():
+            texts = [t for s in block.sources for t in _sample(self.prepared.sources[s.name].train, _ROUTER_TEXTS)]
+            with self.live.status(f"router: encoding texts of {task}"):
+                vectors.append(base.encode(texts, role="document"))
+            tasks += [task] * len(texts)
+        router = Router.fit(np.concatenate(vectors), tasks)
+        folder = self.out / "router"
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic_write(folder / ROUTER) as temporary:
+            router.save(temporary)
+        return {"texts": len(tasks)}
+
     def _bundle(self) -> dict[str, Any]:
         recipe = self.recipe
-        if "student" not in self.__dict__:  # trained in an earlier process: read the last checkpoint
-            self._distill()
-        model: StudentModel = self.__dict__["student"]
-        spec = self._spec()
-        tokenizer = backbones.tokenizer_of(recipe.student, self._teacher_folder)
+        folder, base, spec = self.out / "distill" / "student", self.base(), self.spec()
         save_bundle(
             self.out / "model",
-            backbone=model.backbone,
-            tokenizer=tokenizer,
+            backbone=base.model,
+            tokenizer=base.tokenizer,
             spec=spec,
-            projection=model.projection,
+            projection=Projection.load(folder / PROJECTION),
             card=model_card(recipe, spec),
+            adapters={task: LoraAdapter.load(self.out / "adapt" / task / "adapter") for task in self.blocks},
+            router=Router.load(self.out / "router" / ROUTER) if "router" in stages_of(recipe) else None,
         )
         return {"bytes": sum(f.stat().st_size for f in (self.out / "model").rglob("*") if f.is_file())}
 
     def _evaluate(self) -> dict[str, Any]:
-        recipe = self.recipe
-        sets = heldout.heldout_sets(self.prepared, recipe.evaluate.queries)
-        student = load(self.out / "model")
-        dims = recipe.student.dims
-        with self.live.status("scoring the teacher"):
-            teacher = heldout.score(sets, self._stored, dims)
-        with self.live.status("scoring the student"):
-            scored = heldout.score(sets, lambda role, texts: student.encode(texts, role=role), dims)
-        untrained = None
-        if recipe.evaluate.untrained:
-            with self.live.status("scoring the untrained student"):
-                built = self._untrained()
-                blank = Encoder(
-                    StudentModel(built.model, pooling=recipe.student.pooling), built.tokenizer, self._spec()
-                )
-                untrained = heldout.score(sets, lambda role, texts: blank.encode(texts, role=role), dims[-1:])
-        speed = self._speeds(sets, student) if recipe.evaluate.speed_texts else None
-        means = {"teacher": teacher.means, "student": scored.means} | (
-            {"untrained": untrained.means} if untrained else {}
-        )
-        found = {
-            **{m: {who: values[m] for who, values in means.items()} for m in teacher.means},
-            "queries": sum(len(s.queries) for s in sets),
-            "documents": sum(len(s.documents) for s in sets),
-            "dims": scored.curve,
-            "teacher_dims": teacher.curve,
-            "texts_per_second": speed,
-            "examples": [e.model_dump() for e in heldout.examples(sets, scored)],
-            **self._sizes(student),
-        }
-        write_json(self.out / "evaluate" / "results.json", found)
-        return {"ndcg_at_10": found["ndcg_at_10"]}
+        return evaluate(self)
 
     def _report(self) -> dict[str, Any]:
-        recipe = self.recipe
-        results = read_json(self.out / "evaluate" / "results.json")
-        manifests = {name: self.stage(name).manifest() or {} for name in STAGES[:-1]}
-        seconds = {name: float(body.get("seconds", 0)) for name, body in manifests.items()}
-        about = machine.describe()
-        scores = Scores(
-            name=recipe.name,
-            description=recipe.description,
-            created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-            teacher=Path(recipe.teacher.model).name,
-            student=_student_words(recipe, load(self.out / "model").model.backbone.config),
-            seconds=round(sum(seconds.values()), 1),
-            seconds_by_stage=seconds,
-            peak_rss_mb=max(
-                round(machine.peak_rss_mib(), 1), *(body.get("peak_rss_mb", 0) for body in manifests.values())
-            ),
-            vector_dim=Sides(teacher=recipe.teacher.dim, student=recipe.student.dims[-1]),
-            data={k: dict(v) for k, v in self.prepared.counts.items()},
-            steps=recipe.distill.steps,
-            tokens=manifests["distill"].get("tokens"),
-            command=shlex.join(["limbeck", *sys.argv[1:]]),
-            versions={"python": about.python, **about.packages},
-            machine={
-                "cpu": about.cpu,
-                "cores": about.cores,
-                "memory_gib": about.ram_gib,
-                "bf16": about.cpu_bf16,
-                "gpu": about.gpu,
-            },
-            **results,
-        )
-        scores.save(self.out / "scores.json")
-        write_report(scores, read_metrics(self.out / "distill" / "metrics.jsonl"), self.out / "report")
-        quality = scores.ndcg_at_10
-        self.console.print(
-            f"\nheld-out nDCG@10: teacher {quality.teacher:.3f}, student {quality.student:.3f} "
-            f"({100 * (scores.retention or 0):.1f}% kept)"
-            + (f", untrained {quality.untrained:.3f}" if quality.untrained is not None else "")
-        )
-        for example in scores.examples:
-            self.console.print(f"\n[bold]{example.query}[/bold]", highlight=False)
-            for hit in example.hits[:3]:
-                self.console.print(
-                    f"  {hit.score:.3f}  {hit.id}{'  <- the answer' if hit.gold else ''}", highlight=False
-                )
-        self.console.print(f"\nreport: {self.out / 'report' / 'index.html'}\nmodel:  {self.out / 'model'}")
-        return {"retention": scores.retention}
+        return report(self)
 
     # ------------------------------------------------------------------------------------- helpers
 
     @cached_property
-    def _teacher_folder(self) -> str | Path:
+    def teacher_folder(self) -> str | Path:
+        """Where the teacher's files are."""
         return resolve_model_folder(self.recipe.teacher)
 
-    def _untrained(self) -> backbones.Backbone:
-        return backbones.build(self.recipe.student, self._teacher_folder, seed=self.recipe.seed)
+    def untrained(self) -> backbones.Backbone:
+        """The student before its first step."""
+        return backbones.build(self.recipe.student, self.teacher_folder, seed=self.recipe.seed)
 
-    def _spec(self) -> BundleSpec:
+    def spec(self) -> BundleSpec:
+        """What the bundle says about itself."""
         recipe, teacher = self.recipe, self.recipe.teacher
         train = recipe.student.rope.train_theta
         return BundleSpec(
@@ -325,31 +400,10 @@ class Pipeline:
                 query_instruction=teacher.query_instruction,
                 document_instruction=teacher.document_instruction,
             ),
-            recipe=recipe.digest("data", "teacher", "student", "distill", "seed"),
+            recipe=recipe.digest("data", "teacher", "student", "distill", "adapters", "seed"),
+            tasks=list(self.blocks),
             limbeck=limbeck.__version__,
         )
-
-    def _stored(self, role: str, texts: Sequence[str]) -> np.ndarray:
-        """The teacher's vectors of held-out texts, which the teach stage made."""
-        rows = self.store.teach(texts, self._instruction(role), self.teacher.encode)
-        return self.store.gather(rows).astype(np.float32)
-
-    def _speeds(self, sets: Sequence[heldout.HeldOut], student: Encoder) -> dict[str, float]:
-        texts = sets[0].documents[: self.recipe.evaluate.speed_texts]
-        sides = {"teacher": lambda: self.teacher.encode(texts), "student": lambda: student.encode(texts)}
-        with self.live.status("timing both"):
-            return heldout.texts_per_second(sides, len(texts))
-
-    def _sizes(self, student: Encoder) -> dict[str, Any]:
-        of_student = backbones.size(student.model.backbone)
-        try:
-            of_teacher = backbones.size(backbones.load_plain(self._teacher_folder))
-        except (limbeck.LimbeckError, AttributeError):  # an endpoint shows no weights
-            return {"parameters": Parameters(student=_count(of_student)).model_dump()}
-        return {
-            "parameters": Parameters(teacher=_count(of_teacher), student=_count(of_student)).model_dump(),
-            "compute_per_token_ratio": of_student.layers / of_teacher.layers,
-        }
 
     def _bar(self, title: str, total: int) -> Any:
         columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -367,13 +421,10 @@ class Pipeline:
         return _Context()
 
 
-def _count(size: backbones.Size) -> ParameterCount:
-    return ParameterCount(total=size.total, without_token_embeddings=size.layers)
-
-
-def _student_words(recipe: Recipe, config: Any) -> str:
-    kind = "decoder" if getattr(config, "is_causal", None) and recipe.student.init == "fresh" else "transformer"
-    return f"{config.num_hidden_layers} × {config.hidden_size} rotary {kind}, {recipe.student.pooling}-token pooling"
+def _sample(table: ExampleTable, count: int) -> list[str]:
+    """So many documents or texts of a table, evenly spaced."""
+    texts = table.texts(table.roles[-1])
+    return [texts[int(i)] for i in np.linspace(0, len(texts) - 1, min(count, len(texts)))]
 
 
 def _facts(body: dict[str, Any]) -> str:

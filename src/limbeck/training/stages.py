@@ -13,11 +13,28 @@ from pathlib import Path
 from typing import Any
 
 from limbeck import __version__
-from limbeck.config import DebianPackagesSource, FileSource, HubSource, PythonDocsSource, Source
+from limbeck.config import Adapter, DebianPackagesSource, FileSource, HubSource, PythonDocsSource, Recipe, Source, Task
 from limbeck.files import read_json, write_json
 from limbeck.machine import peak_rss_mib
 
 MANIFEST = "stage.json"
+WITHOUT_SPREAD = "retrieval-without-spread"  # the adapter that shows what the regulariser does; not shipped
+
+
+def adapters_of(recipe: Recipe) -> dict[str, tuple[Task, Adapter]]:
+    """Every adapter that a run trains: its name → its task and block."""
+    blocks = recipe.adapters.by_task()
+    found: dict[str, tuple[Task, Adapter]] = {task: (task, block) for task, block in blocks.items()}
+    if recipe.adapters.retrieval and recipe.adapters.retrieval.also_without_spread:
+        found[WITHOUT_SPREAD] = ("retrieval", recipe.adapters.retrieval.model_copy(update={"spread_weight": 0.0}))
+    return found
+
+
+def stages_of(recipe: Recipe) -> tuple[str, ...]:
+    """Names of a recipe's stages, in order: one for each adapter."""
+    adapt = [f"adapt-{name}" for name in adapters_of(recipe)]
+    router = ["router"] if recipe.adapters.router and len(recipe.adapters.by_task()) > 1 else []
+    return ("data", "teach", "distill", *adapt, *router, "bundle", "evaluate", "report")
 
 
 def digest(*parts: Any) -> str:

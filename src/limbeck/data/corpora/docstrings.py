@@ -1,7 +1,8 @@
 """`python-docs`: docstrings of the Python packages installed here, read by parsing their sources, never importing them.
 
-A pair is (summary line → qualified name, parameters and the rest of the docstring). What is read depends on what is
-installed, never on where: names, order and samples are the same for the same packages in another folder.
+Three readings of the same docstrings: summary line → qualified name, parameters and the rest; text with its package;
+pairs of texts, scored by how near they stand (relations.py). What is read depends on what is installed, never on where:
+names, order and samples are the same for the same packages in another folder.
 """
 
 from __future__ import annotations
@@ -16,23 +17,29 @@ import sys
 import sysconfig
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 from limbeck.config import PythonDocsSource
+from limbeck.data.corpora.relations import Described, graded_pairs
 from limbeck.data.corpora.selection import one_document_a_query, stable_hash, stable_sample
 from limbeck.data.corpora.wording import cut, gist, plain, question, split_summary, squeeze
-from limbeck.data.examples import Pair
+from limbeck.data.examples import LabelledText, Pair, ScoredPair
 from limbeck.errors import DataError
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 MAX_FILE_BYTES = 2_000_000  # a source larger than this is generated data: seconds to parse, nothing to read
 MIN_SUMMARY_WORDS = 3  # "Close it." asks for nothing in particular
 MAX_SUMMARY_WORDS = 50  # a longer first sentence is a paragraph without a full stop
 MIN_BODY_WORDS = 8  # a shorter rest cannot be told from its neighbours'
+MIN_PACKAGE_TEXTS = 30  # a label with fewer cannot be learnt and scored
 
 # Folders whose texts are about test cases, or copies of another package's.
 _SKIPPED_FOLDERS = frozenset(
@@ -62,11 +69,34 @@ class _Entry:
     docstring: str
 
 
-def python_docs(source: PythonDocsSource) -> Iterator[Pair]:
-    """Yield summary → documentation pairs, ordered by qualified name of the module, then as they stand in the file.
+@dataclass(frozen=True, slots=True)
+class _Documented:
+    """One documented object, its docstring made plain and taken apart."""
 
-    Every query names one document of the corpus (see `one_document_a_query`). A share of the queries is put as a
-    question, where `source.questions` says so.
+    name: str
+    module: str  # that documents it
+    parameters: str | None  # "a, b, *, c"
+    summary: str
+    body: str  # at least as much of it as is kept
+
+    def document(self, limit: int) -> str:
+        """Name, parameters and body, in at most `limit` characters."""
+        heading = f"{self.name}({_shortened(self.parameters)})" if self.parameters else self.name
+        return cut(f"{heading}\n\n{self.body}", limit)
+
+    def text(self, limit: int) -> str:
+        """Summary and body, in at most `limit` characters."""
+        return cut(f"{self.summary}\n\n{self.body}", limit)
+
+
+def python_docs(source: PythonDocsSource) -> Iterator[Pair | LabelledText]:
+    """Yield pairs or labelled texts, ordered by qualified name of the module, then as they stand in the file.
+
+    `source.pairs` says which: "summary" is summary → name, parameters and body, a share of the queries put as a
+    question where `source.questions` says so; "package" is summary and body, with the top-level package (of the
+    standard library: the top-level module) as label; "graded" is scored pairs of such texts, ordered by id (see
+    `graded_pairs`). Of docstrings with the same summary all three read one, and none where it is boilerplate (see
+    `one_document_a_query`). Files are parsed once in a process, however many sources read them.
 
     Raises:
         DataError: a path of `source.paths` is not there, a package of `source.packages` is not installed, or no
@@ -74,20 +104,72 @@ def python_docs(source: PythonDocsSource) -> Iterator[Pair]:
     """
     files = _chosen(source)
     skipped: Counter[str] = Counter()
-    with _no_garbage_collection():
-        found = [pair for module, path in files for pair in _pairs_of_file(module, path, source, skipped)]
-    by_name: dict[str, Pair] = {}
-    for pair in found:
-        by_name.setdefault(pair.id, pair)  # of a name documented twice, as a property and its setter, the first
-    pairs = one_document_a_query(list(by_name.values()), gist, skipped)
-    log.info("python-docs: %d pairs from %d files; left out: %s", len(pairs), len(files), dict(sorted(skipped.items())))
-    if not pairs:
+    documented = _documented(files, source.max_document_chars, skipped)
+    examples = {"summary": _pairs, "package": _labelled, "graded": _graded}[source.pairs](documented, source, skipped)
+    counts = dict(sorted(skipped.items()))
+    log.info("python-docs: %d examples from %d files; left out: %s", len(examples), len(files), counts)
+    if not examples:
         raise DataError(
             f"python-docs found no docstring with a summary and {MIN_BODY_WORDS} words more in {len(files)} files of "
             f"{_described(source)}: name other packages, or folders of sources with `paths`"
+            if not documented
+            else f"python-docs found nothing for pairs: {source.pairs} among {len(documented)} docstrings of "
+            f"{_described(source)} (left out: {counts}): name more packages"
         )
-    sample = stable_sample(pairs, source.max_rows, lambda pair: pair.document)
-    yield from (_asked(pair, source.questions) for pair in sample)
+    yield from examples
+
+
+# ------------------------------------------------------------------------------------------ examples
+
+
+def _pairs(documented: Sequence[_Documented], source: PythonDocsSource, skipped: Counter[str]) -> list[Pair]:
+    pairs = [_pair(thing, source.max_document_chars) for thing in documented]
+    return [_asked(p, source.questions) for p in stable_sample(pairs, source.max_rows, lambda pair: pair.document)]
+
+
+def _labelled(documented: Sequence[_Documented], source: PythonDocsSource, skipped: Counter[str]) -> list[LabelledText]:
+    texts = [
+        LabelledText(id=d.name, text=d.text(source.max_document_chars), lang="en", labels=(d.name.partition(".")[0],))
+        for d in documented
+    ]
+    sizes = Counter(text.labels for text in texts)
+    kept = [text for text in texts if sizes[text.labels] >= MIN_PACKAGE_TEXTS]
+    skipped["package of few texts"] += len(texts) - len(kept)
+    return _even_sample(kept, source.max_rows, lambda text: text.text, lambda text: text.labels)
+
+
+def _graded(documented: Sequence[_Documented], source: PythonDocsSource, skipped: Counter[str]) -> list[ScoredPair]:
+    things = [Described(d.name, d.module, d.parameters, d.text(source.max_document_chars)) for d in documented]
+    pairs = graded_pairs(things)
+    skipped["without a partner"] += len(things) - 2 * len(pairs)
+    return _even_sample(pairs, source.max_rows, lambda pair: pair.document, lambda pair: pair.score)
+
+
+def _even_sample(
+    items: Sequence[T], size: int | None, text: Callable[[T], str], group: Callable[[T], Hashable]
+) -> list[T]:
+    """As `stable_sample`, but in turn from each group, so that the large ones leave room for the others."""
+    turns: list[int] = [0] * len(items)
+    seen: Counter[Hashable] = Counter()
+    order = sorted(range(len(items)), key=lambda i: stable_hash(text(items[i])))
+    for i in order:
+        turns[i] = seen[group(items[i])]
+        seen[group(items[i])] += 1
+    order.sort(key=lambda i: turns[i])  # keeps the order of the hashes within a turn
+    return [items[i] for i in sorted(order[:size])]
+
+
+def _pair(thing: _Documented, limit: int) -> Pair:
+    return Pair(id=thing.name, query=thing.summary, document=thing.document(limit), lang="en")
+
+
+def _asked(pair: Pair, share: float) -> Pair:
+    """The pair with its query as a question, for a stable `share` of the pairs whose summary can be one."""
+    hashed = stable_hash(pair.document)
+    if (hashed >> 8) / 2**56 >= share:
+        return pair
+    asked = question(pair.query, hashed & 0xFF)
+    return pair if asked is None else Pair(id=pair.id, query=asked, document=pair.document, lang=pair.lang)
 
 
 # --------------------------------------------------------------------------------------------- files
@@ -202,14 +284,6 @@ def _no_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _pairs_of_file(module: str, path: Path, source: PythonDocsSource, skipped: Counter[str]) -> list[Pair]:
-    tree = _parsed(path, skipped)
-    if tree is None:
-        return []
-    pairs = (_pair(entry, source.max_document_chars, skipped) for entry in _documented(tree, module))
-    return [pair for pair in pairs if pair is not None]
-
-
 def _parsed(path: Path, skipped: Counter[str]) -> ast.Module | None:
     """The syntax tree of a file; None, and counted, where there is none to have or nothing to read in it."""
     try:
@@ -229,7 +303,7 @@ def _parsed(path: Path, skipped: Counter[str]) -> ast.Module | None:
     return None
 
 
-def _documented(tree: ast.Module, module: str) -> Iterator[_Entry]:
+def _entries(tree: ast.Module, module: str) -> Iterator[_Entry]:
     """The module, its public classes and functions, their public methods, in the order of the file."""
     text = ast.get_docstring(tree, clean=False)
     if text:
@@ -306,15 +380,51 @@ def _parameters(node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> 
     return ", ".join(names)
 
 
-# --------------------------------------------------------------------------------------------- pairs
+# --------------------------------------------------------------------------------------- docstrings
 
 
-def _pair(entry: _Entry, limit: int, skipped: Counter[str]) -> Pair | None:
+def _documented(files: Sequence[tuple[str, Path]], limit: int, skipped: Counter[str]) -> list[_Documented]:
+    """What the files document in words fit to use, in their order; `limit` is what a reading keeps of a text."""
+    reach = max(1024, 1 << (limit - 1).bit_length())  # the same for most limits, so that they share what is remembered
+    by_name: dict[str, _Documented] = {}
+    with _no_garbage_collection():
+        for module, path in files:
+            things, left_out = _read(module, path, _state(path), reach)
+            skipped.update(left_out)
+            for thing in things:
+                if f" {squeeze(thing.summary)} " in f" {squeeze(thing.document(limit))} ":
+                    skipped["summary repeated in the body"] += 1  # the query would be found by its own words
+                else:
+                    by_name.setdefault(thing.name, thing)  # of a property and its setter, the first
+    pairs = one_document_a_query([_pair(thing, limit) for thing in by_name.values()], gist, skipped)
+    return [by_name[pair.id] for pair in pairs]
+
+
+@lru_cache(maxsize=1 << 15)  # files: some 30 MB of text where the standard library and 130 packages are read
+def _read(module: str, path: Path, state: object, reach: int) -> tuple[list[_Documented], Counter[str]]:
+    """What a file documents, and what of it was left out; a file whose state changed is read anew."""
+    skipped: Counter[str] = Counter()
+    tree = _parsed(path, skipped)
+    entries = _entries(tree, module) if tree is not None else ()
+    found = [_taken_apart(entry, module, reach, skipped) for entry in entries]
+    return [thing for thing in found if thing is not None], skipped
+
+
+def _state(path: Path) -> tuple[int, int] | None:
+    """Size and time of change; None for a file that cannot be had, as a link that leads nowhere."""
+    try:
+        state = path.stat()
+    except OSError:
+        return None
+    return state.st_size, state.st_mtime_ns
+
+
+def _taken_apart(entry: _Entry, module: str, reach: int, skipped: Counter[str]) -> _Documented | None:
     if len(entry.docstring.split()) < MIN_SUMMARY_WORDS + MIN_BODY_WORDS:
         skipped["body too short"] += 1
         return None
     # The end of a very long docstring would be cut off anyway: only what may be kept is cleaned.
-    summary, body = split_summary(plain(cut(entry.docstring, 2 * limit + 4000)))
+    summary, body = split_summary(plain(cut(entry.docstring, 2 * reach + 4000)))
     summary = summary.rstrip(" :;,")
     if not _asks_for_something(summary):
         skipped["no summary"] += 1
@@ -322,15 +432,11 @@ def _pair(entry: _Entry, limit: int, skipped: Counter[str]) -> Pair | None:
     if len(body.split()) < MIN_BODY_WORDS:
         skipped["body too short"] += 1
         return None
-    heading = f"{entry.name}({_shortened(entry.parameters)})" if entry.parameters else entry.name
-    document = cut(f"{heading}\n\n{body}", limit)
-    if f" {squeeze(summary)} " in f" {squeeze(document)} ":
-        skipped["summary repeated in the body"] += 1  # the query would be found by its own words
-        return None
-    if not _encodable(summary + document):
+    body = body[: reach + 1]  # one character more than is kept: it says whether a word ends there
+    if not _encodable(summary + body):
         skipped["not Unicode text"] += 1
         return None
-    return Pair(id=entry.name, query=summary, document=document, lang="en")
+    return _Documented(entry.name, module, entry.parameters, summary, body)
 
 
 def _shortened(parameters: str, limit: int = 160) -> str:
@@ -352,12 +458,3 @@ def _encodable(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return "\0" not in text
-
-
-def _asked(pair: Pair, share: float) -> Pair:
-    """The pair with its query as a question, for a stable `share` of the pairs whose summary can be one."""
-    hashed = stable_hash(pair.document)
-    if (hashed >> 8) / 2**56 >= share:
-        return pair
-    asked = question(pair.query, hashed & 0xFF)
-    return pair if asked is None else Pair(id=pair.id, query=asked, document=pair.document, lang=pair.lang)

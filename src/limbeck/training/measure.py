@@ -1,0 +1,195 @@
+"""The last stages of a run: what the student is worth, and the page that says so."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from limbeck import machine
+from limbeck.config import Recipe, Task
+from limbeck.errors import LimbeckError
+from limbeck.evaluation import heldout
+from limbeck.evaluation.report import write_report
+from limbeck.evaluation.scores import ParameterCount, Parameters, Scores, Sides, read_metrics
+from limbeck.evaluation.tasks import heldout_tasks
+from limbeck.files import read_json, write_json
+from limbeck.model import backbone as backbones
+from limbeck.model.adapters import Adapter
+from limbeck.model.encoder import Encoder, load
+from limbeck.model.student import StudentModel
+from limbeck.training.stages import WITHOUT_SPREAD, stages_of
+
+if TYPE_CHECKING:
+    from limbeck.training.pipeline import Pipeline
+
+
+def evaluate(run: Pipeline) -> dict[str, Any]:
+    """Score teacher, student and untrained student, and every adapter on every task; results go to evaluate/."""
+    recipe = run.recipe
+    sets = heldout.heldout_sets(run.prepared, recipe.evaluate.queries)
+    student = load(run.out / "model")
+    dims = recipe.student.dims
+    task = "retrieval" if "retrieval" in student.spec.tasks else None
+    with run.live.status("scoring the teacher"):
+        teacher = heldout.score(sets, partial(_stored, run, "retrieval"), dims)
+    with run.live.status("scoring the student"):
+        scored = heldout.score(sets, partial(vectors_of, student.base if task is None else student, task), dims)
+    untrained = None
+    if recipe.evaluate.untrained:
+        with run.live.status("scoring the untrained student"):
+            built = run.untrained()
+            blank = Encoder(StudentModel(built.model, pooling=recipe.student.pooling), built.tokenizer, run.spec())
+            untrained = heldout.score(sets, lambda role, texts: blank.encode(texts, role=role), dims[-1:])
+    speed = _speeds(run, sets, student) if recipe.evaluate.speed_texts else None
+    means = {"teacher": teacher.means, "student": scored.means} | ({"untrained": untrained.means} if untrained else {})
+    found = {
+        **{m: {who: values[m] for who, values in means.items()} for m in teacher.means},
+        "queries": sum(len(s.queries) for s in sets),
+        "documents": sum(len(s.documents) for s in sets),
+        "dims": scored.curve,
+        "teacher_dims": teacher.curve,
+        "texts_per_second": speed,
+        "examples": [e.model_dump() for e in heldout.examples(sets, scored)],
+        **_sizes(run, student),
+        **_matrix(run, student),
+        "spread": _spreads(run, sets, scored),
+    }
+    write_json(run.out / "evaluate" / "results.json", found)
+    return {"ndcg_at_10": found["ndcg_at_10"]}
+
+
+def _matrix(run: Pipeline, student: Encoder) -> dict[str, Any]:
+    """Score of every task by every adapter, the base, `auto` and the teacher."""
+    if not student.spec.tasks:
+        return {}
+    speakers: dict[str, Any] = {"base": partial(vectors_of, student.base, None)}
+    speakers |= {t: partial(vectors_of, student, t) for t in student.spec.tasks}
+    if student.router is not None:
+        speakers["auto"] = partial(vectors_of, student, "auto")
+    tests = heldout_tasks(run.prepared, run.recipe.evaluate, part="test")
+    scores: dict[str, dict[str, float]] = {}
+    for task, test in tests.items():
+        scores[task] = {}
+        for name, vectors in (speakers | {"teacher": partial(_stored, run, task)}).items():
+            with run.live.status(f"scoring {task} by {name}"):
+                scores[task][name] = test.score(vectors)
+    return {"adapters": scores, "adapter_metrics": {task: test.metric for task, test in tests.items()}}
+
+
+def _spreads(run: Pipeline, sets: Sequence[heldout.HeldOut], scored: heldout.Scored) -> list[dict[str, Any]]:
+    """The retrieval adapter with and without the orthogonal regulariser: float and one bit, full width."""
+    if f"adapt-{WITHOUT_SPREAD}" not in stages_of(run.recipe):
+        return []
+    other = run.encoder_with({"retrieval": Adapter.load(run.out / "adapt" / WITHOUT_SPREAD / "adapter")})
+    width = run.recipe.student.dims[-1]
+    with run.live.status("scoring the adapter without the regulariser"):
+        without = heldout.score(sets, partial(vectors_of, other, "retrieval"), [width])
+    return [
+        {"regularised": with_it, **{k: row[k] for k in ("precision", "dim", "ndcg_at_10")}}
+        for with_it, found in ((True, scored), (False, without))
+        for row in found.curve
+        if row["dim"] == width
+    ]
+
+
+def report(run: Pipeline) -> dict[str, Any]:
+    """Write scores.json and the report, and say what matters."""
+    recipe = run.recipe
+    results = read_json(run.out / "evaluate" / "results.json")
+    manifests = {name: run.stage(name).manifest() or {} for name in stages_of(recipe)[:-1]}
+    averaging: Any = {
+        task: {**body["dev"], "kept": body["kept"]}
+        for task in run.blocks
+        if "dev" in (body := manifests[f"adapt-{task}"])
+    }
+    seconds = {name: float(body.get("seconds", 0)) for name, body in manifests.items()}
+    about = machine.describe()
+    scores = Scores(
+        name=recipe.name,
+        description=recipe.description,
+        created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        teacher=Path(recipe.teacher.model).name,
+        student=_student_words(recipe, load(run.out / "model").model.backbone.config),
+        seconds=round(sum(seconds.values()), 1),
+        seconds_by_stage=seconds,
+        peak_rss_mb=max(round(machine.peak_rss_mib(), 1), *(body.get("peak_rss_mb", 0) for body in manifests.values())),
+        vector_dim=Sides(teacher=recipe.teacher.dim, student=recipe.student.dims[-1]),
+        data={k: dict(v) for k, v in run.prepared.counts.items()},
+        steps=recipe.distill.steps,
+        tokens=manifests["distill"].get("tokens"),
+        command=shlex.join(["limbeck", *sys.argv[1:]]),
+        versions={"python": about.python, **about.packages},
+        machine={
+            "cpu": about.cpu,
+            "cores": about.cores,
+            "memory_gib": about.ram_gib,
+            "bf16": about.cpu_bf16,
+            "gpu": about.gpu,
+        },
+        averaging=averaging,
+        **results,
+    )
+    scores.save(run.out / "scores.json")
+    logs = {task: read_metrics(run.out / "adapt" / task / "metrics.jsonl") for task in run.blocks}
+    metrics = read_metrics(run.out / "distill" / "metrics.jsonl")
+    write_report(scores, metrics, run.out / "report", adapter_metrics_log=logs)
+    quality = scores.ndcg_at_10
+    run.console.print(
+        f"\nheld-out nDCG@10: teacher {quality.teacher:.3f}, student {quality.student:.3f} "
+        f"({100 * (scores.retention or 0):.1f}% kept)"
+        + (f", untrained {quality.untrained:.3f}" if quality.untrained is not None else "")
+    )
+    for example in scores.examples:
+        run.console.print(f"\n[bold]{example.query}[/bold]", highlight=False)
+        for hit in example.hits[:3]:
+            run.console.print(f"  {hit.score:.3f}  {hit.id}{'  <- the answer' if hit.gold else ''}", highlight=False)
+    run.console.print(f"\nreport: {run.out / 'report' / 'index.html'}\nmodel:  {run.out / 'model'}")
+    return {"retention": scores.retention}
+
+
+def _stored(run: Pipeline, task: Task, role: str, texts: Sequence[str]) -> np.ndarray:
+    """The teacher's vectors of texts, which the teach stage made where they are held out."""
+    return run.store.gather(run.teach_texts(texts, run.instruction(role, task))).astype(np.float32)
+
+
+def _speeds(run: Pipeline, sets: Sequence[heldout.HeldOut], student: Encoder) -> dict[str, float]:
+    texts = sets[0].documents[: run.recipe.evaluate.speed_texts]
+    task = "retrieval" if "retrieval" in student.spec.tasks else None
+    spoken = student if task else student.base
+    sides = {"teacher": lambda: run.teacher.encode(texts), "student": lambda: spoken.encode(texts, task=task)}
+    with run.live.status("timing both"):
+        return heldout.texts_per_second(sides, len(texts))
+
+
+def _sizes(run: Pipeline, student: Encoder) -> dict[str, Any]:
+    of_student = backbones.size(student.model.backbone)
+    try:
+        of_teacher = backbones.size(backbones.load_plain(run.teacher_folder))
+    except (LimbeckError, AttributeError):  # an endpoint shows no weights
+        return {"parameters": Parameters(student=_count(of_student)).model_dump()}
+    return {
+        "parameters": Parameters(teacher=_count(of_teacher), student=_count(of_student)).model_dump(),
+        "compute_per_token_ratio": of_student.layers / of_teacher.layers,
+    }
+
+
+def vectors_of(encoder: Encoder, task: str | None, role: str, texts: Sequence[str]) -> np.ndarray:
+    """Vectors of a role; by an adapter that knows no queries, those of documents."""
+    asks = task is None or task == "retrieval" or (task == "auto" and "retrieval" in encoder.tasks)
+    return encoder.encode(texts, task=task, role=role if asks else "document")
+
+
+def _count(size: backbones.Size) -> ParameterCount:
+    return ParameterCount(total=size.total, without_token_embeddings=size.layers)
+
+
+def _student_words(recipe: Recipe, config: Any) -> str:
+    kind = "decoder" if getattr(config, "is_causal", None) and recipe.student.init == "fresh" else "transformer"
+    return f"{config.num_hidden_layers} × {config.hidden_size} rotary {kind}, {recipe.student.pooling}-token pooling"
