@@ -3,8 +3,9 @@
     python benchmarks/adapter_seeds.py runs/demo
 
 Reads a finished run (`make demo`), trains its retrieval adapter anew for each seed (start of the LoRA, order of rows,
-negatives drawn, dropout), with and without the orthogonal regulariser, and scores the averaged adapter on the run's
-held-out queries: nDCG@10 of floats and of one bit a dim. The last line is one JSON object, also written to --out.
+negatives drawn, dropout), and scores the averaged adapter on the run's held-out queries: nDCG@10 of floats and of one
+bit a dim. `--without-spread` also trains it without the orthogonal regulariser. The last line is one JSON object, also
+written to --out.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, nargs="?", default=Path("runs/demo"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--without-spread", action="store_true")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--threads", type=int, default=machine.usable_cores())
     args = parser.parse_args()
@@ -51,13 +53,11 @@ def main() -> None:
     width = recipe.student.dims[-1]
     base = heldout.score(sets, partial(vectors_of, load(args.run / "distill" / "student"), None), [width])
     found: dict[str, Any] = {"benchmark": "adapter_seeds", "base": curve(base, width), "seeds": {}}
+    arms = {"with_spread": True} | ({"without_spread": False} if args.without_spread else {})
     for seed in args.seeds:
-        found["seeds"][seed] = {
-            name: scores(run, recipe, seed, spread, sets, width)
-            for name, spread in (("with_spread", True), ("without_spread", False))
-        }
+        found["seeds"][seed] = {name: scores(run, recipe, seed, spread, sets, width) for name, spread in arms.items()}
         print(f"seed {seed}: {found['seeds'][seed]}", flush=True)
-    for name in ("with_spread", "without_spread"):
+    for name in arms:
         for precision in ("float32", "binary"):
             values = [of[name][precision] for of in found["seeds"].values()]
             found.setdefault("summary", {})[f"{name}/{precision}"] = {

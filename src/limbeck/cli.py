@@ -101,11 +101,11 @@ def run(
     recipe: RecipeArgument,
     changes: SetOption = None,
     stop_after: Annotated[
-        str | None, typer.Option(metavar="STAGE", help="Stop after data, teach, distill, bundle or evaluate.")
+        str | None, typer.Option(metavar="STAGE", help="Stop after data, teach, distill, adapt-retrieval, bundle …")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Do every stage again, even those that are done.")] = False,
 ) -> None:
-    """Run a recipe: read texts, teach, distil, evaluate, report.
+    """Run a recipe: read texts, teach, distil, train adapters, evaluate, report.
 
     What is done is skipped; what was killed goes on where it stopped.
     """

@@ -271,18 +271,8 @@ def adapt(
         with accelerator.autocast():
             compile_backbone(student, accelerator.device)
     earlier = _earlier_step(settings)
-    run = Run(
-        folder=folder,
-        key=key,
-        steps=settings.steps,
-        optimizer=settings.optimizer,
-        checkpoint_every=settings.checkpoint_every,
-        keep_checkpoints=settings.keep_checkpoints,
-        log_every=settings.log_every,
-        seed=recipe.seed,
-        title=f"stage 2: {task}",
-        kept_steps=frozenset() if earlier is None else frozenset({earlier}),
-    )
+    kept = () if earlier is None else (earlier,)
+    run = Run.of(settings, folder=folder, key=key, seed=recipe.seed, title=f"stage 2: {task}", kept_steps=kept)
     terms, weights = terms_of(settings)
     loss = step_loss(terms, weights, recipe.student.dims, settings.matryoshka_weights)
     tokens = train(model, loss, batches, run, accelerator, console=console)

@@ -186,17 +186,7 @@ def distill(
             compile_backbone(model, accelerator.device)
     if settings.projection_init == "rotation" and not checkpoint.latest(folder / "checkpoints"):
         _fit(model, batches, accelerator)
-    run = Run(
-        folder=folder,
-        key=key,
-        steps=settings.steps,
-        optimizer=settings.optimizer,
-        checkpoint_every=settings.checkpoint_every,
-        keep_checkpoints=settings.keep_checkpoints,
-        log_every=settings.log_every,
-        seed=recipe.seed,
-        title="stage 1: distil",
-    )
+    run = Run.of(settings, folder=folder, key=key, seed=recipe.seed, title="stage 1: distil")
     tokens = train(model, distill_loss(dims, settings.matryoshka_weights), batches, run, accelerator, console=console)
     return model, tokens
 

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 from torch import Tensor, nn
 
-from limbeck.config import Optimizer
+from limbeck.config import Adapter, Distill, Optimizer
 from limbeck.errors import TrainingError
 from limbeck.evaluation.scores import read_metrics
 from limbeck.training import checkpoint
@@ -68,6 +68,19 @@ class Run:
     seed: int  # of whatever is drawn while training, such as dropout
     title: str = "training"
     kept_steps: frozenset[int] = frozenset()  # saved after these steps too, and kept
+
+    @classmethod
+    def of(cls, settings: Distill | Adapter, *, kept_steps: Collection[int] = (), **about: Any) -> Run:
+        """A run with a section's steps, optimizer and intervals; `about` is the rest."""
+        return cls(
+            steps=settings.steps,
+            optimizer=settings.optimizer,
+            checkpoint_every=settings.checkpoint_every,
+            keep_checkpoints=settings.keep_checkpoints,
+            log_every=settings.log_every,
+            kept_steps=frozenset(kept_steps),
+            **about,
+        )
 
 
 def train(
