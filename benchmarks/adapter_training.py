@@ -95,7 +95,7 @@ def run(recipe: Recipe, precision: str, folder: Path, args: argparse.Namespace) 
     found = alternate(
         {
             "limbeck": ours(None),
-            "limbeck, recomputed": ours(0),
+            "limbeck, recomputed": ours(1),
             "peer": peer_side(recipe, queries, documents, precision, folder, args),
         },
         rounds=args.rounds,
