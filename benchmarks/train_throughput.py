@@ -12,7 +12,9 @@ both. limbeck compiles its student before the clock starts, as it does in runs o
 keeps activations in bf16, the peer's autocast converts them at every product.
 
 Counted are real tokens, not padding, from the end of the warm-up steps to the end of the run; nothing is saved in
-between. Model FLOPs are 6 a token and weight of the layers, and 12 · length · width a token and layer for attention.
+between. Model FLOPs are 6 a token and weight of the layers, and 12 · length · width a token and layer for attention:
+those of the whole model, though limbeck computes its last layer for one token a text, so its share counts work that it
+skips.
 """
 
 from __future__ import annotations
@@ -101,6 +103,7 @@ def settings(args: argparse.Namespace) -> Recipe:
             "distill.projection_init=random",
             f"distill.max_tokens={args.max_tokens}",
             "distill.matryoshka_weights=null",
+            "adapters={}",  # theirs would have to fit these dims too
         ],
     )
 
