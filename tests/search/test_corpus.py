@@ -88,6 +88,17 @@ def test_a_run_folder_gives_each_document_of_its_data_once(tmp_path):
         assert len(corpus.ids) == len(corpus.documents)
 
 
+def test_labelled_texts_of_a_run_are_searched_only_where_it_has_nothing_else(tmp_path):
+    pairs = _jsonl(tmp_path / "pairs.jsonl", [{"q": f"what is {i}", "d": f"number {i}"} for i in range(9)])
+    labelled = _jsonl(tmp_path / "labelled.jsonl", [{"t": f"text {i}", "l": str(i % 2)} for i in range(9)])
+    asked = FileSource(name="pairs", path=str(pairs), columns={"query": "q", "document": "d"})  # pyright: ignore
+    topics = FileSource(name="topics", path=str(labelled), columns={"text": "t", "labels": "l"})  # pyright: ignore
+    for sources_, expected in (([asked, topics], "number"), ([topics], "text")):
+        prepare(Data(sources=sources_, near_duplicate_threshold=None), tmp_path / expected / "data")
+        documents = load_corpus(tmp_path / expected).documents
+        assert documents and all(document.startswith(f"{expected} ") for document in documents)
+
+
 def test_a_folder_that_is_no_run_is_an_error(tmp_path):
     with pytest.raises(DataError, match="not a prepared folder"):
         load_corpus(tmp_path)

@@ -13,7 +13,7 @@ import torch
 from limbeck import config
 from limbeck.errors import DataError, TeacherError
 from limbeck.teacher import backends
-from limbeck.teacher.backends import load_teacher, resolve_model_folder
+from limbeck.teacher.backends import load_teacher, resolve_model_folder, teacher_files
 from limbeck.teacher.store import TeacherStore
 
 TEXTS = [
@@ -263,3 +263,27 @@ def test_an_endpoint_has_no_folder():
 class _Spec:
     def __init__(self, folder: str) -> None:
         self.submodule_search_locations = [folder]
+
+
+def test_the_files_of_a_hub_teacher_are_those_of_its_revision(monkeypatch, tmp_path):
+    repository = tmp_path / "models--org--teacher"
+    commits = {"main": "a" * 40, "v2": "b" * 40}
+    for name, commit in commits.items():
+        (repository / "refs").mkdir(parents=True, exist_ok=True)
+        (repository / "refs" / name).write_text(commit)
+        (repository / "snapshots" / commit).mkdir(parents=True)
+        (repository / "snapshots" / commit / "config.json").write_text("{}")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    for revision, commit in ((None, commits["main"]), ("v2", commits["v2"]), (commits["v2"], commits["v2"])):
+        asked = config.Teacher(model="org/teacher", revision=revision, dim=8)
+        assert Path(teacher_files(asked)) == repository / "snapshots" / commit
+    with pytest.raises(TeacherError, match="neither in the local cache nor can be fetched"):
+        teacher_files(config.Teacher(model="org/teacher", revision="v3", dim=8))
+
+
+def test_the_files_of_a_commit_that_is_not_here_are_an_error(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(TeacherError, match=f"org/teacher at {'c' * 40} cannot be fetched"):
+        teacher_files(config.Teacher(model="org/teacher", revision="c" * 40, dim=8))

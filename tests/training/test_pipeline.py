@@ -197,12 +197,13 @@ def test_sources_of_every_shape_train_together(
         {"type": "python-docs", "name": "docs.python", "paths": [str(tmp_path / "code")], "weight": 2.0},
         {"type": "file", "name": "docs.texts", "path": str(long), "columns": {"text": "t"}},
     ]
-    body["distill"]["steps"] = 30
+    body["distill"] |= {"steps": 30, "log_every": 1}
     assert set(stages(run()).values()) == {"now"}
     scores = json.loads((tmp_path / "run" / "scores.json").read_text())
     assert set(scores["data"]) == {"pairs", "docs.python", "docs.texts"}
-    rows = read_metrics(tmp_path / "run" / "distill" / "metrics.jsonl")
-    assert rows[-1]["loss"] < rows[0]["loss"]
+    losses = [row["loss"] for row in read_metrics(tmp_path / "run" / "distill" / "metrics.jsonl")]
+    # steps are of one source each, and sources differ: a single step says little
+    assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
 
 
 def test_two_runs_in_one_process_may_differ_in_precision(body: dict[str, Any], tmp_path: Path) -> None:

@@ -53,17 +53,32 @@ def size(model: nn.Module) -> Size:
     return Size(total=sum(counted), embeddings=embeddings)
 
 
-def build(student: Student, teacher: str | Path, *, seed: int, attention: str = "sdpa") -> Backbone:
+def reads_teacher(student: Student) -> bool:
+    """Whether `build` copies anything from the teacher: tokens, embeddings or layers."""
+    if student.init == "pruned":
+        return not (student.pruned and student.pruned.source)
+    copies = student.init == "fresh" and student.fresh is not None and student.fresh.token_embeddings == "pca"
+    return copies or not (student.tokenizer or (student.model and student.init != "fresh"))
+
+
+def build(student: Student, teacher: str | Path | None, *, seed: int, attention: str = "sdpa") -> Backbone:
     """Make the student's backbone as its recipe says, with the training theta, in fp32 on the CPU.
 
     Args:
         student: that section of the recipe.
-        teacher: hub id or folder of the teacher, read by `fresh` and `pruned` and for a missing tokenizer.
+        teacher: hub id or folder of the teacher, where the student `reads_teacher`; None = it has no files, being an
+            endpoint.
         seed: draws every weight that is not copied.
         attention: implementation, as transformers names it.
 
-    Raises ModelError when a model cannot be read or a setting does not fit it.
+    Raises ModelError when a model cannot be read, ConfigError when a setting does not fit it.
     """
+    if teacher is None and reads_teacher(student):
+        raise ConfigError(
+            f"student.init: {student.init} copies from the teacher, which is an endpoint and shows no files: set "
+            "student.init=pretrained with student.model, or name a student.tokenizer and draw the token embeddings "
+            "(student.fresh.token_embeddings=random)"
+        )
     tokenizer = tokenizer_of(student, teacher)
     _check_same_tokens(student, tokenizer, teacher)
     with torch.random.fork_rng(devices=[]):
@@ -89,7 +104,7 @@ def build(student: Student, teacher: str | Path, *, seed: int, attention: str = 
     return Backbone(model, tokenizer, model.config)
 
 
-def tokenizer_of(student: Student, teacher: str | Path) -> Tokenizer:
+def tokenizer_of(student: Student, teacher: str | Path | None) -> Tokenizer:
     """The student's tokenizer: its own, the backbone's, or the teacher's. Raises ModelError."""
     return Tokenizer.load(
         _tokenizer_source(student, teacher),
@@ -165,7 +180,7 @@ def _transformers(student: Student) -> nn.Module:
     )
 
 
-def _fresh(shape: Fresh, tokenizer: Tokenizer, teacher: str | Path, student: Student) -> nn.Module:
+def _fresh(shape: Fresh, tokenizer: Tokenizer, teacher: str | Path | None, student: Student) -> nn.Module:
     """A Qwen3-style decoder whose token embeddings start as the teacher's, reduced to its width."""
     from transformers import Qwen3Config, Qwen3Model
 
@@ -190,7 +205,7 @@ def _fresh(shape: Fresh, tokenizer: Tokenizer, teacher: str | Path, student: Stu
     config = _override(config, student.config)
     model: Any = Qwen3Model(rope.with_theta(config, student.rope.train_theta))
     if shape.token_embeddings == "pca":
-        source = load_plain(teacher).get_input_embeddings().weight.detach()
+        source = load_plain(_given(teacher)).get_input_embeddings().weight.detach()
         if source.shape[0] < len(tokenizer):
             raise ModelError(
                 f"the teacher has {source.shape[0]} token embeddings, its tokenizer {len(tokenizer)} tokens: "
@@ -205,9 +220,9 @@ def _fresh(shape: Fresh, tokenizer: Tokenizer, teacher: str | Path, student: Stu
     return model
 
 
-def _pruned(shape: Pruned, teacher: str | Path, student: Student) -> nn.Module:
+def _pruned(shape: Pruned, teacher: str | Path | None, student: Student) -> nn.Module:
     """Chosen layers of a transformer, in the order given."""
-    source = load_plain(shape.source or teacher)
+    source = load_plain(shape.source or _given(teacher))
     stack = layers(source)
     bad = [i for i in shape.layers if not 0 <= i < len(stack)]
     if bad:
@@ -351,12 +366,12 @@ def load_plain(source: str | Path) -> Any:
     return read_model(source)
 
 
-def _check_same_tokens(student: Student, tokenizer: Tokenizer, teacher: str | Path) -> None:
+def _check_same_tokens(student: Student, tokenizer: Tokenizer, teacher: str | Path | None) -> None:
     """Token embeddings that are copied belong to the ids of the tokenizer they come with. Raises ConfigError."""
     reduced = student.fresh is not None and student.fresh.token_embeddings == "pca"
     if student.tokenizer is None or not (student.init == "pruned" or (student.init == "fresh" and reduced)):
         return
-    source = (student.pruned.source if student.pruned else None) or teacher
+    source = (student.pruned.source if student.pruned else None) or _given(teacher)
     if tokenizer.hf.get_vocab() != Tokenizer.load(source).hf.get_vocab():
         raise ConfigError(
             f"student.tokenizer {student.tokenizer} has other tokens than {source}, whose token embeddings are copied: "
@@ -364,12 +379,12 @@ def _check_same_tokens(student: Student, tokenizer: Tokenizer, teacher: str | Pa
         )
 
 
-def _tokenizer_source(student: Student, teacher: str | Path) -> str | Path:
+def _tokenizer_source(student: Student, teacher: str | Path | None) -> str | Path:
     if student.tokenizer:
         return student.tokenizer
     if student.init == "pruned" and student.pruned and student.pruned.source:
         return student.pruned.source
-    return teacher if student.init in ("fresh", "pruned") or not student.model else student.model
+    return _given(teacher) if student.init in ("fresh", "pruned") or not student.model else student.model
 
 
 def _revision(student: Student) -> str:
@@ -378,7 +393,7 @@ def _revision(student: Student) -> str:
     )
 
 
-def _given(section: Any) -> Any:
-    if section is None:
-        raise ConfigError("student.init names a section that the recipe does not have")
-    return section
+def _given(value: Any) -> Any:
+    if value is None:
+        raise ConfigError("student.init names a section, or a teacher, that the recipe does not have")
+    return value

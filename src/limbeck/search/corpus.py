@@ -41,8 +41,8 @@ def load_corpus(spec: str | Path, *, cache_dir: Path | None = None) -> Corpus:
 
     Args:
         spec: a JSONL, CSV (both also .gz) or Parquet file with the fields `id` (or `_id`), `text` and, if it has one,
-            `title`; a run folder such as runs/demo, or its `data` folder: every document of every source, training
-            and held out; or "python-docs" or "debian-packages".
+            `title`; a run folder such as runs/demo, or its `data` folder: every document of its sources of pairs,
+            triplets and texts (of all, if it has none), training and held out; or "python-docs" or "debian-packages".
         cache_dir: where the texts of python-docs are kept, since reading every source file takes long; None = nowhere.
 
     Raises DataError: nothing there, no documents, a file without these fields, an id that occurs twice, a malformed
@@ -135,8 +135,11 @@ def _from_run(folder: Path) -> Corpus:
     data = folder / "data" if (folder / "data").is_dir() else folder
     prepared = Prepared.open(data)
 
+    # sides of a scored pair, and texts that carry a label, are for training: searched only where there is nothing else
+    searchable = [s for s in prepared.sources.values() if s.train.kind in ("pair", "triplet", "text")]
+
     def documents() -> Iterator[tuple[str, str]]:
-        for split in prepared.sources.values():
+        for split in searchable or prepared.sources.values():
             for table in (split.heldout, split.train):
                 yield from zip(table.ids, table.texts(table.roles[-1]), strict=True)
 

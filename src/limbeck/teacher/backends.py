@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_MODEL_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]  # config, weights, tokenizer; no other format of them
 _COUNTED_AT_ONCE = 4096  # texts; their token ids are held as Python integers meanwhile
 
 
@@ -123,6 +124,26 @@ def resolve_model_folder(teacher: config.Teacher) -> str:
     if path.is_absolute() or teacher.model.startswith((".", "~")) or teacher.model.count("/") > 1:
         raise TeacherError(f"teacher {teacher.model} is not a folder: set teacher.model to a folder or a hub id")
     return teacher.model
+
+
+def teacher_files(teacher: config.Teacher) -> str:
+    """Folder with the files of a local teacher, for a student that copies from it.
+
+    Those of a hub id are of the recipe's revision, and are fetched where they are not in the cache.
+
+    Raises:
+        TeacherError: as `resolve_model_folder`, or the files are neither here nor can be fetched.
+    """
+    folder = resolve_model_folder(teacher)
+    if Path(folder).is_dir():
+        return folder
+    from huggingface_hub import snapshot_download
+
+    commit = _commit(folder, teacher.revision)
+    try:
+        return snapshot_download(folder, revision=commit, allow_patterns=_MODEL_FILES)
+    except (OSError, ValueError) as error:
+        raise TeacherError(f"files of teacher {folder} at {commit} cannot be fetched: {error}") from error
 
 
 class LocalTeacher:

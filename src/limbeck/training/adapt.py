@@ -66,22 +66,14 @@ def retrieval_terms(settings: RetrievalAdapter) -> Terms:
     """InfoNCE with hard negatives, distillation, and the orthogonal regulariser."""
 
     def terms(z: Tensor, step: Step, project: Project) -> dict[str, Tensor]:
-        queries, documents, negatives = _sides(z, step)
         found = {}
         if settings.nce_weight:
-            found["info_nce"] = info_nce(
-                queries,
-                documents,
-                negatives,
-                temperature=settings.temperature,
-                excluded=step.excluded,
-                both_directions=settings.both_directions,
-            )
+            found["info_nce"] = _contrast(z, step, settings.temperature, both_directions=settings.both_directions)
         if settings.distill_weight:
             found["distill"] = cosine_distillation(project(z), _taught(step))
         if settings.spread_weight:
             found["spread"] = query_document_spread(
-                queries,
+                z[step.first],
                 z[step.documents],
                 query_groups=step.text_ids[step.second],
                 document_groups=step.text_ids[step.documents],
@@ -95,14 +87,11 @@ def text_matching_terms(settings: TextMatchingAdapter) -> Terms:
     """CoSENT where the step's source has scores; else InfoNCE in both directions and distillation."""
 
     def terms(z: Tensor, step: Step, project: Project) -> dict[str, Tensor]:
-        left, right, _ = _sides(z, step)
         if step.scores is not None:
-            return {"cosent": cosent(left, right, step.scores, scale=settings.cosent_scale)}
+            return {"cosent": cosent(z[step.first], z[step.second], step.scores, scale=settings.cosent_scale)}
         found = {}
         if settings.nce_weight:
-            found["info_nce"] = info_nce(
-                left, right, temperature=settings.temperature, excluded=step.excluded, both_directions=True
-            )
+            found["info_nce"] = _contrast(z, step, settings.temperature, both_directions=True)
         if settings.distill_weight:
             found["distill"] = cosine_distillation(project(z), _taught(step))
         return found
@@ -119,17 +108,9 @@ def classification_terms(settings: ClassificationAdapter) -> Terms:
     """InfoNCE in both directions without same-label negatives, and distances between texts as the teacher's."""
 
     def terms(z: Tensor, step: Step, project: Project) -> dict[str, Tensor]:
-        anchors, positives, negatives = _sides(z, step)
         found = {}
         if settings.nce_weight:
-            found["info_nce"] = info_nce(
-                anchors,
-                positives,
-                negatives,
-                temperature=settings.temperature,
-                excluded=step.excluded,
-                both_directions=True,
-            )
+            found["info_nce"] = _contrast(z, step, settings.temperature, both_directions=True)
         if settings.relational_weight:
             found["relational"] = relational_distances(z, _taught(step))
         return found
@@ -301,12 +282,18 @@ def _earlier_step(settings: config.Adapter) -> int | None:
     return min(settings.steps - 1, max(1, round(settings.average.earlier * settings.steps)))
 
 
-def _sides(z: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor | None]:
-    """[M, d] → vectors of the rows' first and second texts [B, d], and of their negatives [B, n, d]."""
-    assert step.second is not None
+def _contrast(z: Tensor, step: Step, temperature: float, *, both_directions: bool) -> Tensor:
+    """InfoNCE of a step's rows. z: unit vectors [M, d]."""
     # an absent negative is any vector: its column is excluded
     hard = None if step.negatives is None else z[step.negatives.clamp(min=0)]
-    return z[step.first], z[step.second], hard
+    return info_nce(
+        z[step.first],
+        z[step.second],
+        hard,
+        temperature=temperature,
+        excluded=step.excluded,
+        both_directions=both_directions,
+    )
 
 
 def _taught(step: Step) -> Tensor:

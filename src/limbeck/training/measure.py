@@ -58,15 +58,15 @@ def evaluate(run: Pipeline) -> dict[str, Any]:
         "texts_per_second": speed,
         "examples": [e.model_dump() for e in heldout.examples(sets, scored)],
         **_sizes(run, student),
-        **_matrix(run, student),
+        **_matrix(run, student, {task or "base": scored, "teacher": teacher}),
         "spread": _spreads(run, sets, scored),
     }
     write_json(run.out / "evaluate" / "results.json", found)
     return {"ndcg_at_10": found["ndcg_at_10"]}
 
 
-def _matrix(run: Pipeline, student: Encoder) -> dict[str, Any]:
-    """Score of every task by every adapter, the base, `auto` and the teacher."""
+def _matrix(run: Pipeline, student: Encoder, searched: dict[str, heldout.Scored]) -> dict[str, Any]:
+    """Score of every task by every adapter, the base, `auto` and the teacher. searched: retrieval that is known."""
     if not student.spec.tasks:
         return {}
     speakers: dict[str, Any] = {"base": partial(vectors_of, student.base, None)}
@@ -78,6 +78,9 @@ def _matrix(run: Pipeline, student: Encoder) -> dict[str, Any]:
     for task, test in tests.items():
         scores[task] = {}
         for name, vectors in (speakers | {"teacher": partial(_stored, run, task)}).items():
+            if task == "retrieval" and name in searched:
+                scores[task][name] = searched[name].means["ndcg_at_10"]
+                continue
             with run.live.status(f"scoring {task} by {name}"):
                 scores[task][name] = test.score(vectors)
     return {"adapters": scores, "adapter_metrics": {task: test.metric for task, test in tests.items()}}
@@ -171,8 +174,10 @@ def _speeds(run: Pipeline, sets: Sequence[heldout.HeldOut], student: Encoder) ->
 def _sizes(run: Pipeline, student: Encoder) -> dict[str, Any]:
     of_student = backbones.size(student.model.backbone)
     try:
-        of_teacher = backbones.size(backbones.load_plain(run.teacher_folder))
-    except (LimbeckError, AttributeError):  # an endpoint shows no weights
+        of_teacher = backbones.size(backbones.load_plain(run.teacher_folder)) if run.teacher_folder else None
+    except (LimbeckError, AttributeError):  # no transformer: static embeddings, say
+        of_teacher = None
+    if of_teacher is None:
         return {"parameters": Parameters(student=_count(of_student)).model_dump()}
     return {
         "parameters": Parameters(teacher=_count(of_teacher), student=_count(of_student)).model_dump(),

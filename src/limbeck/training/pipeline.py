@@ -33,11 +33,11 @@ from limbeck.model.adapters import Adapter as LoraAdapter
 from limbeck.model.bundle import PROJECTION, ROUTER, BundleSpec, TeacherNote, save_bundle
 from limbeck.model.card import model_card
 from limbeck.model.encoder import Encoder, load
-from limbeck.model.pretrained import quiet, read_model
+from limbeck.model.pretrained import read_model
 from limbeck.model.projection import Projection
 from limbeck.model.router import Router
 from limbeck.model.tokenizer import Tokenizer
-from limbeck.teacher.backends import TeacherModel, load_teacher, resolve_model_folder
+from limbeck.teacher.backends import TeacherModel, load_teacher, teacher_files
 from limbeck.teacher.store import TeacherStore
 from limbeck.training.adapt import Adapted, adapt
 from limbeck.training.distill import ROLE_PREFIX, TaughtSource, distill, tokenise
@@ -215,8 +215,7 @@ class Pipeline:
     def base(self) -> backbones.Backbone:
         """The distilled student with its training theta, ready for an adapter."""
         folder = self.out / "distill" / "student"
-        with quiet():
-            model = read_model(folder)
+        model = read_model(folder)
         return backbones.Backbone(model, Tokenizer.load(folder), model.config)
 
     # ------------------------------------------------------------------------------------- stages
@@ -332,8 +331,7 @@ class Pipeline:
     def encoder_with(self, adapters: dict[str, LoraAdapter]) -> Encoder:
         """The distilled student with adapters in memory."""
         base = load(self.out / "distill" / "student")
-        spec = base.spec.model_copy(update={"tasks": list(adapters)})
-        return Encoder(base.model, base.tokenizer, spec, device=base.device, adapters=adapters)
+        return Encoder(base.model, base.tokenizer, base.spec, device=base.device, adapters=adapters)
 
     def _router(self) -> dict[str, Any]:
         base = load(self.out / "distill" / "student")
@@ -374,13 +372,15 @@ class Pipeline:
     # ------------------------------------------------------------------------------------- helpers
 
     @cached_property
-    def teacher_folder(self) -> str | Path:
-        """Where the teacher's files are."""
-        return resolve_model_folder(self.recipe.teacher)
+    def teacher_folder(self) -> str | None:
+        """Where the teacher's files are; an endpoint shows none."""
+        return None if self.recipe.teacher.type == "openai" else teacher_files(self.recipe.teacher)
 
     def untrained(self) -> backbones.Backbone:
         """The student before its first step."""
-        return backbones.build(self.recipe.student, self.teacher_folder, seed=self.recipe.seed)
+        student = self.recipe.student
+        copied = self.teacher_folder if backbones.reads_teacher(student) else None
+        return backbones.build(student, copied, seed=self.recipe.seed)
 
     def spec(self) -> BundleSpec:
         """What the bundle says about itself."""

@@ -147,6 +147,7 @@ def task_source(
             count=min(settings.steps * size, _MOST_TRIPLETS),
             seed=recipe.seed,
         )
+        weight *= count / max(1, len(triplets.anchor))  # it is of the source's rows, however many triplets they make
         arrays = (a.astype(np.int64) for a in (triplets.anchor, triplets.positive, triplets.negatives))
         anchor, positive, negatives = arrays
         return source(anchor, positive, negatives=negatives, labels=triplets.label_sets), counts | triplets.counts
