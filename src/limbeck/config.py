@@ -73,6 +73,7 @@ class FileSource(Section):
     path: str | list[str]  # a path or glob, or several
     columns: Columns
     weight: float = Field(default=1.0, gt=0)  # times that a row is drawn in one pass: 2 = twice, 0.5 = every other row
+    heldout_fraction: float | None = Field(default=None, ge=0, lt=1)  # of its documents; None = data.heldout_fraction
     lang: str | None = None  # BCP 47 tag of the texts, e.g. "de"
     score_range: tuple[float, float] | None = None  # declared minimum and maximum of `score`; outside it = malformed
     max_rows: int | None = Field(default=None, gt=0)  # the first so many rows
@@ -90,6 +91,7 @@ class HubSource(Section):
     revision: str | None = None
     columns: Columns
     weight: float = Field(default=1.0, gt=0)
+    heldout_fraction: float | None = Field(default=None, ge=0, lt=1)  # of its documents; None = data.heldout_fraction
     lang: str | None = None
     score_range: tuple[float, float] | None = None
     max_rows: int | None = Field(default=None, gt=0)
@@ -101,12 +103,14 @@ class PythonDocsSource(Section):
 
     type: Literal["python-docs"] = "python-docs"
     name: str = "python-docs"
-    # summary = pairs summary → name and rest; package = text without its name, its package as label (packages of fewer
-    # than 30 texts are left out); graded = two texts, scored 0 to 1 by how near they are documented to each other
-    pairs: Literal["summary", "package", "graded"] = "summary"
+    # summary = pairs summary → name and rest; package = text without its name, its package as label, section = with the
+    # part of the package as label, such as torch.nn (labels of fewer than 30 texts are left out); graded = two texts,
+    # scored 0 to 1 by how near they are documented to each other
+    pairs: Literal["summary", "package", "section", "graded"] = "summary"
     packages: list[str] | None = None  # import names, e.g. ["numpy"]; None = the standard library and all installed
     paths: list[str] | None = None  # folders of .py files to read instead of the installed packages
     weight: float = Field(default=1.0, gt=0)
+    heldout_fraction: float | None = Field(default=None, ge=0, lt=1)  # of its documents; None = data.heldout_fraction
     questions: float = Field(default=0.0, ge=0, le=1)  # summary: share of queries turned into a question about it
     max_document_chars: int = Field(default=1000, gt=0)  # documents and texts are cut here, at a word
     # A stable sample (by hash of the document or text) of so many rows; the same number of each label
@@ -125,6 +129,7 @@ class DebianPackagesSource(Section):
     fetch_into: str | None = None  # private folder that the user's own apt fills with the package lists; None = read
     # the system's lists
     weight: float = Field(default=1.0, gt=0)
+    heldout_fraction: float | None = Field(default=None, ge=0, lt=1)  # of its documents; None = data.heldout_fraction
     max_rows: int | None = Field(default=None, gt=0)
 
 
@@ -140,6 +145,10 @@ class Data(Section):
     # MinHash Jaccard over word 5-grams; None = exact duplicates only
     near_duplicate_threshold: float | None = Field(default=0.8, gt=0, le=1)
     min_chars: int = Field(default=1, ge=1)  # shorter texts are dropped, and counted
+
+    def heldout_of(self, source: Source) -> float:
+        """Share of a source's documents that is kept from training."""
+        return self.heldout_fraction if source.heldout_fraction is None else source.heldout_fraction
 
     @field_validator("sources")
     @classmethod

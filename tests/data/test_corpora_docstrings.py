@@ -260,7 +260,7 @@ def test_a_share_of_the_queries_is_asked_as_questions(tmp_path: Path):
 def test_a_labelled_text_is_the_docstring_without_its_name_and_its_top_package(
     woods: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(docstrings, "MIN_PACKAGE_TEXTS", 5)
+    monkeypatch.setattr(docstrings, "MIN_LABEL_TEXTS", 5)
     texts = {text.id: text for text in read(woods, pairs="package", questions=1.0)}
     assert list(texts) == [pair.id for pair in read(woods)]
     assert texts["woods.trees.mean"] == LabelledText(
@@ -275,14 +275,24 @@ def test_a_labelled_text_is_the_docstring_without_its_name_and_its_top_package(
 
 
 def test_a_package_of_few_texts_is_no_label(tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    package(tmp_path, "large", docstrings.MIN_PACKAGE_TEXTS)
-    package(tmp_path, "small", docstrings.MIN_PACKAGE_TEXTS - 1)
+    package(tmp_path, "large", docstrings.MIN_LABEL_TEXTS)
+    package(tmp_path, "small", docstrings.MIN_LABEL_TEXTS - 1)
     with caplog.at_level(logging.INFO, logger="limbeck"):
         texts = read(tmp_path, pairs="package")
-    assert Counter(text.labels for text in texts) == {("large",): docstrings.MIN_PACKAGE_TEXTS}
-    assert f"'package of few texts': {docstrings.MIN_PACKAGE_TEXTS - 1}" in caplog.text
+    assert Counter(text.labels for text in texts) == {("large",): docstrings.MIN_LABEL_TEXTS}
+    assert f"'package of few texts': {docstrings.MIN_LABEL_TEXTS - 1}" in caplog.text
     with pytest.raises(DataError, match="nothing for pairs: package among 29 docstrings"):
         read(tmp_path / "small", pairs="package")
+
+
+def test_the_section_of_a_text_is_the_first_two_parts_of_its_module(tmp_path: Path):
+    package(tmp_path, "ant", 70)
+    package(tmp_path, "ant/legs/joints", 40)  # modules ant.legs.joints.m0 and m1
+    for folder in ("ant", "ant/legs", "ant/legs/joints"):
+        write(tmp_path, {f"{folder}/__init__.py": ""})
+    texts = read(tmp_path, pairs="section")
+    assert Counter(text.labels for text in texts) == {("ant.m0",): 35, ("ant.m1",): 35, ("ant.legs",): 40}
+    assert [text.text for text in texts] == [text.text for text in read(tmp_path, pairs="package")]
 
 
 def test_a_sample_of_labelled_texts_takes_the_same_number_of_each_label(tmp_path: Path):

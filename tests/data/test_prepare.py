@@ -235,6 +235,20 @@ def test_malformed_rows_are_counted_and_described_in_the_manifest(tmp_path: Path
 # ----------------------------------------------------------------------------------- the split
 
 
+def test_a_source_may_hold_out_a_share_of_its_own(tmp_path: Path) -> None:
+    rows = pairs(2000)
+    own = source(tmp_path, rows, name="own", heldout_fraction=0.5)
+    other = source(tmp_path, pairs(2000, "other "), name="other")
+    none = source(tmp_path, pairs(500, "none "), name="none", heldout_fraction=0.0)
+    prepared = prepare(data(own, other, none, heldout_fraction=0.1), tmp_path / "out")
+    heldout = {name: counts["heldout"] for name, counts in prepared.counts.items()}
+    assert 900 < heldout["own"] < 1100 and 150 < heldout["other"] < 250 and heldout["none"] == 0
+    # the documents that are held out at a smaller share are among them
+    fewer = prepare(data(source(tmp_path, rows), heldout_fraction=0.1), tmp_path / "fewer")
+    few, many = (set(p.sources[n].heldout.texts("document")) for p, n in ((fewer, "s"), (prepared, "own")))
+    assert few < many
+
+
 def test_a_document_keeps_its_side_when_rows_are_reordered_and_added(tmp_path: Path) -> None:
     rows = pairs(2000)
 

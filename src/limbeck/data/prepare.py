@@ -7,8 +7,8 @@ the same query *and* the same document (near duplicate: nearly the same); one do
 exact duplicate of a triplet leaves its negatives to the one that stays. Teacher texts and negatives play no part.
 
 How the split is made. The document (for a text, the text) is hashed after normalisation; examples whose hash is in
-the lowest `heldout_fraction` of the range are held out. Where the teacher reads another document, that one is hashed,
-so that an original and its translations stand on one side. Hence a document's side depends on nothing but itself:
+the lowest `heldout_fraction` of the range are held out (of the source's own fraction, where it has one). Where the
+teacher reads another document, that one is hashed, so that an original and its translations stand on one side. Hence a document's side depends on nothing but itself:
 not on order, machine, or on what else is there. `heldout_max` keeps the examples with the smallest hashes, which
 lowers the fraction for that source; with it, rows added later can move a document from held out to training.
 
@@ -264,7 +264,8 @@ def _decide(data: Data, collected: _Collected) -> _Decided:
 
     hashes = np.array(collected.texts.hashes, np.uint64)
     split_hashes = hashes[np.asarray(collected.split_texts)]
-    heldout = distinct & (split_hashes < np.uint64(int(data.heldout_fraction * 2**64)))
+    bounds = np.array([int(data.heldout_of(source) * 2**64) for source in data.sources], np.uint64)
+    heldout = distinct & (split_hashes < bounds[sources])
     if data.heldout_max is not None:
         heldout = _smallest(heldout, sources, split_hashes, hashes[first], data.heldout_max)
 

@@ -133,11 +133,12 @@ def _distilled(recipe: Recipe, data: Sequence[Texts]) -> list[Texts]:
 
 
 def _passes(recipe: Recipe, data: Sequence[Texts]) -> float | None:
-    weights = {s.name: s.weight for s in recipe.data.sources}
+    # rows drawn in one pass, as a share of a source's rows
+    drawn = {s.name: s.weight * (1 - recipe.data.heldout_of(s)) for s in recipe.data.sources}
     read = _distilled(recipe, data)
     if any(d.tokens is None for d in read):
         return None
-    kept = sum((d.tokens or 0) * weights[d.source] for d in read) * (1 - recipe.data.heldout_fraction)
+    kept = sum((d.tokens or 0) * drawn[d.source] for d in read)
     return recipe.distill.steps * recipe.distill.tokens_per_step / kept if kept else None
 
 

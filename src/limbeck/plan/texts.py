@@ -106,7 +106,7 @@ def _read(recipe: Recipe, source: Source, seconds: float) -> tuple[int, int, arr
             complete = False
             break
     # what no training asks for is taught where it is held out
-    share = 1.0 if asked else min(recipe.data.heldout_fraction, (recipe.data.heldout_max or rows) / max(1, rows))
+    share = 1.0 if asked else min(recipe.data.heldout_of(source), (recipe.data.heldout_max or rows) / max(1, rows))
     return rows, round(share * len(seen)), lengths, sample, complete
 
 

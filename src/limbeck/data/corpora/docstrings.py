@@ -1,8 +1,8 @@
 """`python-docs`: docstrings of the Python packages installed here, read by parsing their sources, never importing them.
 
-Three readings of the same docstrings: summary line → qualified name, parameters and the rest; text with its package;
-pairs of texts, scored by how near they stand (relations.py). What is read depends on what is installed, never on where:
-names, order and samples are the same for the same packages in another folder.
+Readings of the same docstrings: summary line → qualified name, parameters and the rest; text with its package, or with
+the section of the package; pairs of texts, scored by how near they stand (relations.py). What is read depends on what
+is installed, never on where: names, order and samples are the same for the same packages in another folder.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ MAX_FILE_BYTES = 2_000_000  # a source larger than this is generated data: secon
 MIN_SUMMARY_WORDS = 3  # "Close it." asks for nothing in particular
 MAX_SUMMARY_WORDS = 50  # a longer first sentence is a paragraph without a full stop
 MIN_BODY_WORDS = 8  # a shorter rest cannot be told from its neighbours'
-MIN_PACKAGE_TEXTS = 30  # a label with fewer cannot be learnt and scored
+MIN_LABEL_TEXTS = 30  # a label with fewer cannot be learnt and scored
 
 # Folders whose texts are about test cases, or copies of another package's.
 _SKIPPED_FOLDERS = frozenset(
@@ -94,8 +94,9 @@ def python_docs(source: PythonDocsSource) -> Iterator[Pair | LabelledText]:
 
     `source.pairs` says which: "summary" is summary → name, parameters and body, a share of the queries put as a
     question where `source.questions` says so; "package" is summary and body, with the top-level package (of the
-    standard library: the top-level module) as label; "graded" is scored pairs of such texts, ordered by id (see
-    `graded_pairs`). Of docstrings with the same summary all three read one, and none where it is boilerplate (see
+    standard library: the top-level module) as label; "section" is the same with the first two parts of the module's
+    name as label, such as torch.nn; "graded" is scored pairs of such texts, ordered by id (see `graded_pairs`). Of
+    docstrings with the same summary all of them read one, and none where it is boilerplate (see
     `one_document_a_query`). Files are parsed once in a process, however many sources read them.
 
     Raises:
@@ -105,7 +106,8 @@ def python_docs(source: PythonDocsSource) -> Iterator[Pair | LabelledText]:
     files = _chosen(source)
     skipped: Counter[str] = Counter()
     documented = _documented(files, source.max_document_chars, skipped)
-    examples = {"summary": _pairs, "package": _labelled, "graded": _graded}[source.pairs](documented, source, skipped)
+    readings = {"summary": _pairs, "package": _labelled, "section": _labelled, "graded": _graded}
+    examples = readings[source.pairs](documented, source, skipped)
     counts = dict(sorted(skipped.items()))
     log.info("python-docs: %d examples from %d files; left out: %s", len(examples), len(files), counts)
     if not examples:
@@ -128,14 +130,24 @@ def _pairs(documented: Sequence[_Documented], source: PythonDocsSource, skipped:
 
 
 def _labelled(documented: Sequence[_Documented], source: PythonDocsSource, skipped: Counter[str]) -> list[LabelledText]:
+    label = _package if source.pairs == "package" else _section
     texts = [
-        LabelledText(id=d.name, text=d.text(source.max_document_chars), lang="en", labels=(d.name.partition(".")[0],))
+        LabelledText(id=d.name, text=d.text(source.max_document_chars), lang="en", labels=(label(d),))
         for d in documented
     ]
     sizes = Counter(text.labels for text in texts)
-    kept = [text for text in texts if sizes[text.labels] >= MIN_PACKAGE_TEXTS]
-    skipped["package of few texts"] += len(texts) - len(kept)
+    kept = [text for text in texts if sizes[text.labels] >= MIN_LABEL_TEXTS]
+    skipped[f"{source.pairs} of few texts"] += len(texts) - len(kept)
     return _even_sample(kept, source.max_rows, lambda text: text.text, lambda text: text.labels)
+
+
+def _package(thing: _Documented) -> str:
+    return thing.name.partition(".")[0]
+
+
+def _section(thing: _Documented) -> str:
+    # of the module, not of the name: numpy.sum and numpy.ndarray.sum are parts of the same
+    return ".".join(thing.module.split(".")[:2])
 
 
 def _graded(documented: Sequence[_Documented], source: PythonDocsSource, skipped: Counter[str]) -> list[ScoredPair]:
