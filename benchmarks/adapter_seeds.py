@@ -105,7 +105,7 @@ def scores(run: Pipeline, recipe: Recipe, seed: int, spread: bool, sets: Any, wi
 
 
 def curve(scored: heldout.Scored, width: int) -> dict[str, float]:
-    return {row["precision"]: round(row["ndcg_at_10"], 4) for row in scored.curve if row["dim"] == width}
+    return {r.precision: round(r.ndcg_at_10, 4) for r in scored.curve if r.dim == width and r.rescored_by is None}
 
 
 if __name__ == "__main__":

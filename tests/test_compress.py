@@ -107,6 +107,66 @@ def test_int8_is_off_by_at_most_half_a_step_and_uses_the_whole_range():
     assert (error <= scales[:, None] * 0.5001).all()
 
 
+def test_a_grid_spans_each_dimension_and_is_off_by_at_most_half_a_step():
+    vectors = _vectors(300, 16) * np.linspace(0.1, 4, 16, dtype=np.float32) + np.float32(3)
+    grid = compress.Int8Grid.fit(vectors)
+    codes = grid.encode(vectors)
+    assert codes.dtype == np.int8
+    np.testing.assert_array_equal([codes.min(axis=0), codes.max(axis=0)], [[-128] * 16, [127] * 16])
+    np.testing.assert_allclose(grid.step, np.ptp(vectors, axis=0) / 255, rtol=1e-6)
+    assert (np.abs(grid.decode(codes) - vectors) <= grid.step * 0.501).all()
+
+
+def test_a_grid_gives_the_codes_of_sentence_transformers_but_for_its_truncation():
+    vectors = _vectors(300, 16)
+    ours = compress.Int8Grid.fit(vectors).encode(vectors).astype(int)
+    theirs = np.asarray(quantize_embeddings(vectors, "int8")).astype(int)  # cuts fractions off, where ours rounds
+    assert set(np.unique(ours - theirs)) <= {0, 1}
+
+
+def test_a_query_against_codes_ranks_as_against_the_vectors_they_stand_for():
+    documents, queries = _vectors(200, 24), _vectors(10, 24, seed=1)
+    grid = compress.Int8Grid.fit(documents)
+    codes = grid.encode(documents)
+    asymmetric = (queries * grid.step) @ codes.T.astype(np.float32) + (queries @ grid.offset)[:, None]
+    np.testing.assert_allclose(asymmetric, queries @ grid.decode(codes).T, atol=1e-4)
+
+
+def test_a_constant_dimension_is_kept_exactly_and_gives_no_nan():
+    vectors = _vectors(50, 8)
+    vectors[:, 3], vectors[:, 5] = 0.25, 0
+    with np.errstate(all="raise"):
+        grid = compress.Int8Grid.fit(vectors)
+        decoded = grid.decode(grid.encode(vectors))
+    np.testing.assert_array_equal(decoded[:, [3, 5]], [[0.25, 0]] * 50)
+    assert np.isfinite(decoded).all()
+
+
+def test_vectors_beyond_the_grid_are_moved_to_its_edge():
+    grid = compress.Int8Grid.fit(np.array([[-1.0, 2.0], [1.0, 2.0]]))
+    np.testing.assert_array_equal(grid.encode(np.array([[-9.0, 9.0], [9.0, -9.0]])), [[-128, 0], [127, 0]])
+
+
+@pytest.mark.parametrize("scale", [1e-30, 8e37])
+def test_a_grid_of_tiny_or_huge_values_is_finite(scale):
+    vectors = _vectors(50, 8) * np.float32(scale)
+    grid = compress.Int8Grid.fit(vectors)
+    np.testing.assert_allclose(grid.decode(grid.encode(vectors)), vectors, atol=float(grid.step.max()))
+
+
+def test_a_grid_is_refused_vectors_that_do_not_fit():
+    with pytest.raises(DataError, match="there are none"):
+        compress.Int8Grid.fit(_vectors(0, 8))
+    with pytest.raises(ConfigError, match="the grid is of 8 dims, the vectors have 16"):
+        compress.Int8Grid.fit(_vectors(3, 8)).encode(_vectors(3, 16))
+    poisoned = _vectors(3, 8)
+    poisoned[1, 2] = np.nan
+    with pytest.raises(DataError, match="vector 1 holds NaN"):
+        compress.Int8Grid.fit(poisoned)
+    with pytest.raises(DataError, match="vector 1 holds NaN"):
+        compress.Int8Grid.fit(_vectors(3, 8)).encode(poisoned)
+
+
 def test_compress_gives_the_bytes_that_sentence_transformers_gives():
     vectors = _vectors(6, 64)
     for precision in ("binary", "ubinary"):

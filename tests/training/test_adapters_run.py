@@ -28,7 +28,9 @@ def finished(adapted: dict[str, Any], write_recipe: Write) -> Path:
     return pipeline.run(load_recipe(write_recipe(adapted)))
 
 
-def test_a_run_with_four_adapters_ends_in_a_bundle_that_speaks_all_tasks(finished: Path) -> None:
+def test_a_run_with_four_adapters_ends_in_a_bundle_that_speaks_all_tasks(
+    finished: Path, adapted: dict[str, Any]
+) -> None:
     model = limbeck.load(finished / "model", device="cpu", precision="fp32")
     assert model.tasks == list(TASKS)
     texts = ["sort the table", "open a file"]
@@ -47,12 +49,14 @@ def test_a_run_with_four_adapters_ends_in_a_bundle_that_speaks_all_tasks(finishe
         assert set(row) == {"base", *TASKS, "auto", "teacher"}
         assert all(-1 <= value <= 1 for value in row.values())
     assert scores["adapter_metrics"]["retrieval"] == "nDCG@10"
-    assert [(s["regularised"], s["precision"]) for s in scores["spread"]] == [
-        (True, "float32"),
-        (True, "binary"),
-        (False, "float32"),
-        (False, "binary"),
-    ]
+    assert {(s["regularised"], s["precision"], s["dim"]) for s in scores["spread"]} == {
+        (spread, precision, dim)
+        for spread in (True, False)
+        for precision in ("float32", "int8", "binary")
+        for dim in adapted["student"]["dims"]
+    }
+    assert {point["label"] for point in scores["map"]["points"]} <= {f"label {i}" for i in range(4)}
+    assert set(scores["leaks"]) == set(TASKS)
     assert scores["adapters"]["retrieval"]["retrieval"] == pytest.approx(scores["ndcg_at_10"]["student"])
     page = (finished / "report" / "index.html").read_text()
     assert "text-matching" in page and "auto" in page

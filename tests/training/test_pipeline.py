@@ -83,6 +83,18 @@ def test_a_run_leaves_its_bundle_scores_and_report_and_lowers_the_loss(
     scores = json.loads((out / "scores.json").read_text())
     assert set(scores["ndcg_at_10"]) == {"teacher", "student", "untrained"}
     assert scores["seconds"] > 0 and scores["peak_rss_mb"] > 0
+    assert {(row["precision"], row["rescored_by"]) for row in scores["dims"]} == {
+        ("float32", None),
+        ("int8", None),
+        ("binary", None),
+        ("binary", "int8"),
+        ("binary", "float32"),
+    }
+    # the split leaves no held-out text in training, exactly or nearly
+    [leak] = scores["leaks"].values()
+    assert leak["exact"] == leak["near"] == 0 and leak["texts"] > 0
+    assert scores["training"]["pairs"]["examples"] == scores["data"]["pairs"]["train"]
+    assert "ndcg_at_10" in (out / "model" / "README.md").read_text()
     assert "<html" in (out / "report" / "index.html").read_text()
     rows = read_metrics(out / "distill" / "metrics.jsonl")
     assert rows[-1]["step"] == body["distill"]["steps"] and rows[-1]["loss"] < rows[0]["loss"]

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 
 import numpy as np
@@ -52,6 +54,68 @@ def stable_hash(normalised: str) -> int:
     return xxhash.xxh3_64_intdigest(normalised.encode())
 
 
+@dataclass(frozen=True)
+class Signatures:
+    """What is kept of T texts to tell which are near each other: their LSH keys, and their smallest shingles."""
+
+    keys: Hashes  # [T, bands]: texts that are near have one in common, with a chance of at least RECALL
+    sketches: npt.NDArray[np.uint32]  # end to end, at most SKETCH of each text
+    sizes: Ints  # [T] distinct shingles, SKETCH + 1 where there are more
+
+    def __len__(self) -> int:
+        """T."""
+        return len(self.sizes)
+
+    @cached_property
+    def starts(self) -> Ints:
+        """[T] where the sketch of each text starts."""
+        stored = np.minimum(self.sizes, SKETCH)
+        return np.cumsum(stored) - stored
+
+
+class Signer:
+    """Signs texts as they come: hashes of words are made in blocks, and no text is kept."""
+
+    def __init__(self, threshold: float, shingle_words: int = SHINGLE_WORDS) -> None:
+        """Sign for pairs with this Jaccard similarity or more, in 0 … 1, of the sets of `shingle_words` in a row."""
+        self._bands, self._rows = _bands(threshold)
+        self._shingle_words = shingle_words
+        self._words = _WordHashes()
+        self._waiting: list[list[str]] = []
+        self._waiting_words = 0
+        self._signed: list[Signatures] = []
+
+    def add(self, words: list[str]) -> None:
+        """Take the next text, as `words_of` cuts it. One with fewer words than a shingle is a shingle of its own."""
+        self._waiting.append(words + [""] * (self._shingle_words - len(words)))
+        self._waiting_words += len(self._waiting[-1])
+        if self._waiting_words >= _BLOCK_WORDS:
+            self._flush()
+
+    def signatures(self) -> Signatures:
+        """Of all texts so far, in their order."""
+        self._flush()
+        if not self._signed:
+            return Signatures(np.empty((0, self._bands), np.uint64), np.empty(0, np.uint32), np.empty(0, np.int64))
+        keys, sketches, sizes = zip(*((s.keys, s.sketches, s.sizes) for s in self._signed), strict=True)
+        self._signed = [Signatures(np.concatenate(keys), np.concatenate(sketches), np.concatenate(sizes))]
+        return self._signed[0]
+
+    def _flush(self) -> None:
+        if not self._waiting:
+            return
+        lengths = np.array([len(words) for words in self._waiting])
+        shingles, lengths = _shingles(self._words(self._waiting), lengths, self._shingle_words)
+        self._waiting, self._waiting_words = [], 0
+        keys = _band_keys(_signatures(shingles, lengths), self._bands, self._rows)
+        self._signed.append(Signatures(keys, *_sketch(shingles, lengths)))
+
+
+def words_of(normalised: str) -> list[str]:
+    """Words without punctuation; a text of nothing but punctuation is one word."""
+    return _WORDS.findall(normalised) or [normalised]
+
+
 class TextIndex:
     """Numbers distinct texts in order of arrival, and finds which of them nearly equal each other.
 
@@ -64,13 +128,7 @@ class TextIndex:
         self.threshold = near_duplicate_threshold
         self.hashes: list[int] = []
         self._numbers: dict[int, int] = {}
-        self._words = _WordHashes()
-        self._waiting: list[list[str]] = []
-        self._waiting_words = 0
-        self._bands, self._rows = _bands(near_duplicate_threshold) if near_duplicate_threshold else (0, 0)
-        self._keys: list[Hashes] = []
-        self._sketches: list[npt.NDArray[np.uint32]] = []
-        self._sizes: list[Ints] = []
+        self._signer = Signer(near_duplicate_threshold) if near_duplicate_threshold else None
 
     def __len__(self) -> int:
         """T."""
@@ -83,8 +141,8 @@ class TextIndex:
         number = self._numbers.setdefault(digest, len(self.hashes))
         if number == len(self.hashes):
             self.hashes.append(digest)
-            if self.threshold is not None:
-                self._wait(normalised)
+            if self._signer is not None:
+                self._signer.add(words_of(normalised))
         return number
 
     def clusters(self) -> Ints:
@@ -97,42 +155,21 @@ class TextIndex:
         from scipy.sparse.csgraph import connected_components
 
         groups = np.arange(len(self), dtype=np.int64)
-        if self.threshold is None or not len(self):
+        if self.threshold is None or self._signer is None or not len(self):
             return groups
-        self._flush()
-        keys = np.concatenate(self._keys)
-        sketches, sizes = np.concatenate(self._sketches), np.concatenate(self._sizes)
+        signed = self._signer.signatures()
         left, right = groups[:0], groups[:0]
-        for band in range(self._bands):
-            new_left, new_right = _candidates(keys[:, band])
+        for keys in signed.keys.T:
+            new_left, new_right = _candidates(keys)
             unknown = groups[new_left] != groups[new_right]  # most true pairs were found by an earlier band
             new_left, new_right = new_left[unknown], new_right[unknown]
-            near = _jaccard(new_left, new_right, sketches, sizes) >= self.threshold
+            near = jaccard(signed, new_left, signed, new_right) >= self.threshold
             if near.any():
                 left, right = np.concatenate([left, new_left[near]]), np.concatenate([right, new_right[near]])
                 graph = coo_array((np.ones(len(left), np.int8), (left, right)), shape=(len(self), len(self)))
                 labels = connected_components(graph, directed=False)[1]
                 groups = np.unique(labels, return_index=True)[1].astype(np.int64)[labels]
         return groups
-
-    def _wait(self, normalised: str) -> None:
-        words = _WORDS.findall(normalised) or [normalised]  # the latter: nothing but punctuation
-        words += [""] * (SHINGLE_WORDS - len(words))  # a shorter text is one shingle of its own
-        self._waiting.append(words)
-        self._waiting_words += len(words)
-        if self._waiting_words >= _BLOCK_WORDS:
-            self._flush()
-
-    def _flush(self) -> None:
-        if not self._waiting:
-            return
-        shingles, lengths = _shingles(self._words(self._waiting), np.array([len(w) for w in self._waiting]))
-        self._waiting, self._waiting_words = [], 0
-        signatures = _signatures(shingles, lengths)
-        self._keys.append(_band_keys(signatures, self._bands, self._rows))
-        sketch, sizes = _sketch(shingles, lengths)
-        self._sketches.append(sketch)
-        self._sizes.append(sizes)
 
 
 class _WordHashes(dict[str, int]):
@@ -167,17 +204,17 @@ def _mix(values: Hashes) -> Hashes:
     return values ^ (values >> np.uint64(33))
 
 
-def _shingles(words: Hashes, lengths: Ints) -> tuple[Hashes, Ints]:
-    """Word hashes of texts laid end to end, and words per text (≥ 5) → shingles likewise, and shingles per text."""
-    count = len(words) - SHINGLE_WORDS + 1
+def _shingles(words: Hashes, lengths: Ints, size: int) -> tuple[Hashes, Ints]:
+    """Word hashes of texts laid end to end, and words per text (≥ size) → shingles likewise, and shingles per text."""
+    count = len(words) - size + 1
     shingles = np.zeros(count, np.uint64)
-    for offset in range(SHINGLE_WORDS):
+    for offset in range(size):
         shingles = _mix(shingles + words[offset : offset + count])  # mixed at each step: order counts
     inside = np.ones(count, bool)
     ends = np.cumsum(lengths)[:-1]
-    for back in range(1, SHINGLE_WORDS):
+    for back in range(1, size):
         inside[ends - back] = False  # starts in one text and ends in the next
-    return shingles[inside], lengths - SHINGLE_WORDS + 1
+    return shingles[inside], lengths - size + 1
 
 
 def _signatures(shingles: Hashes, lengths: Ints) -> npt.NDArray[np.uint64]:
@@ -248,28 +285,31 @@ def _opens(ordered: Hashes) -> npt.NDArray[np.bool_]:
     return opens
 
 
-def _jaccard(left: Ints, right: Ints, sketches: npt.NDArray[np.uint32], sizes: Ints) -> npt.NDArray[np.float64]:
-    """Jaccard similarity of each pair of texts, exact where both sketches are whole, else over the smallest SKETCH."""
-    stored = np.minimum(sizes, SKETCH)
-    starts = np.cumsum(stored) - stored
+def jaccard(a: Signatures, left: Ints, b: Signatures, right: Ints) -> npt.NDArray[np.float64]:
+    """Jaccard similarity of each pair [P]: text `left[i]` of `a` and text `right[i]` of `b`.
+
+    Exact where both sketches are whole, else over the smallest SKETCH shingles of their union.
+    """
+    a_lengths, b_lengths = np.minimum(a.sizes[left], SKETCH), np.minimum(b.sizes[right], SKETCH)
     similarity = np.empty(len(left))
-    ends = np.cumsum(stored[left] + stored[right])
+    ends = np.cumsum(a_lengths + b_lengths)
     first = 0
     while first < len(left):
         done = ends[first - 1] if first else 0
         last = max(first + 1, int(np.searchsorted(ends, done + _PAIR_SHINGLES, side="right")))
-        a, b = left[first:last], right[first:last]
+        i, j = left[first:last], right[first:last]
         pair = np.arange(last - first, dtype=np.uint64)
-        owner = np.concatenate([np.repeat(pair, stored[a]), np.repeat(pair, stored[b])])
-        value = sketches[np.concatenate([_ranges(starts[a], stored[a]), _ranges(starts[b], stored[b])])]
-        coded = np.sort((owner << np.uint64(32)) | value)
+        owner = np.concatenate([np.repeat(pair, a_lengths[first:last]), np.repeat(pair, b_lengths[first:last])])
+        of_a = a.sketches[_ranges(a.starts[i], a_lengths[first:last])]
+        of_b = b.sketches[_ranges(b.starts[j], b_lengths[first:last])]
+        coded = np.sort((owner << np.uint64(32)) | np.concatenate([of_a, of_b]))
         opens = _opens(coded)
         twice = ~np.append(opens[1:], True)[opens]  # the next is the same: in both texts
         coded = coded[opens]
         owner = (coded >> np.uint64(32)).astype(np.int64)
         union = np.bincount(owner, minlength=last - first)
         # of a cut sketch only the smallest SKETCH of the union are known for sure
-        whole = (sizes[a] <= SKETCH) & (sizes[b] <= SKETCH)
+        whole = (a.sizes[i] <= SKETCH) & (b.sizes[j] <= SKETCH)
         limit = np.where(whole, union, np.minimum(union, SKETCH))
         rank = np.arange(len(coded)) - np.repeat(np.cumsum(union) - union, union)
         shared = np.bincount(owner[twice & (rank < limit[owner])], minlength=last - first)

@@ -7,10 +7,11 @@ the same query *and* the same document (near duplicate: nearly the same); one do
 exact duplicate of a triplet leaves its negatives to the one that stays. Teacher texts and negatives play no part.
 
 How the split is made. The document (for a text, the text) is hashed after normalisation; examples whose hash is in
-the lowest `heldout_fraction` of the range are held out (of the source's own fraction, where it has one). Where the
-teacher reads another document, that one is hashed, so that an original and its translations stand on one side. Hence a document's side depends on nothing but itself:
-not on order, machine, or on what else is there. `heldout_max` keeps the examples with the smallest hashes, which
-lowers the fraction for that source; with it, rows added later can move a document from held out to training.
+the lowest `heldout_fraction` of the range (the source's own, where it has one) are held out. Where the teacher reads
+another document, that one is hashed, so that an original and its translations stand on one side. Hence a document's
+side depends on nothing but itself: not on order, machine, or on what else is there. `heldout_max` keeps the examples
+with the smallest hashes, which lowers the fraction for that source; with it, rows added later can move a document from
+held out to training.
 
 Then no text, and no near duplicate of one, stands on both sides, over all sources together:
   1. a training example goes when one of its texts (query, document, text, teacher texts) is also one of a held-out

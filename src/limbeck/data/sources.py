@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, cast
 
-from limbeck.config import DebianPackagesSource, FileSource, HubSource, PythonDocsSource, Source
+from limbeck.config import Columns, DebianPackagesSource, FileSource, HubSource, PythonDocsSource, Source
 from limbeck.data.examples import Example
 from limbeck.data.rows import Malformed, Row, mapped_fields, row_reader
 from limbeck.errors import DataError
@@ -58,6 +58,19 @@ def read_source(source: Source, *, report: ReadReport | None = None) -> Iterator
             yield example
     if not report.rows:
         raise DataError(f"source {source.name!r} is empty: {_origin(source)} gives no rows")
+
+
+def read_rows(path: Path) -> Iterator[Row]:
+    """Yield the rows of one file with all their fields, whatever they are called.
+
+    Raises DataError as `read_source` does, and for the first malformed row, by file and line.
+    """
+    # validation would ask which field is what; nothing mapped = all fields
+    source = FileSource.model_construct(name=path.name, path=str(path), columns=Columns.model_construct())
+    for place, row in _located_rows(source):
+        if isinstance(row, Malformed):
+            raise DataError(f"{place}: {row}: mend the row or take it out")
+        yield row
 
 
 def _corpus(source: PythonDocsSource | DebianPackagesSource) -> Iterator[Example]:
@@ -255,7 +268,7 @@ def _read_parquet(path: Path, source: FileSource) -> Iterator[Numbered]:
     try:
         with pq.ParquetFile(path, memory_map=True) as file:
             _check_columns(source, str(path), file.schema_arrow.names)
-            batches = file.iter_batches(_BATCH_ROWS, columns=mapped_fields(source.columns))
+            batches = file.iter_batches(_BATCH_ROWS, columns=mapped_fields(source.columns) or None)
             yield from enumerate(_batch_rows(batches), start=1)
     except pa.ArrowInvalid as error:
         raise DataError(f"source {source.name!r}: {path} is torn or not Parquet ({error}): fetch it again") from None

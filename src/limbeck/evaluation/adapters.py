@@ -11,10 +11,16 @@ from dataclasses import dataclass
 from limbeck.config import TASKS
 from limbeck.evaluation import formatting as fmt
 from limbeck.evaluation.blocks import Bar, Metrics, Table, column
-from limbeck.evaluation.plots import Chart, Series, bin_means, line_chart
+from limbeck.evaluation.curves import said
+from limbeck.evaluation.plots import Chart, Series, Shape, bin_means, line_chart
 from limbeck.evaluation.scores import SPEAKERS, Scores
 
 _PRECISIONS = ("float32", "binary")
+_SPREAD_LINES: dict[str, tuple[str, Shape, bool]] = {  # precision → words, marker, dashed
+    "float32": ("float32", "circle", False),
+    "int8": ("int8", "diamond", True),
+    "binary": ("1 bit", "square", True),
+}
 _NEAR = 0.01  # of a metric: less does not matter to who uses the vectors
 _NUMBERS = ("no", "one", "two", "three", "four")
 _CURVE_POINTS = 120  # of each line of a small chart
@@ -175,6 +181,32 @@ def spread_effect(scores: Scores) -> SpreadEffect | None:
         return SpreadEffect(table, bars, "")
     gain = found[widest, True, "float32"] - found[widest, False, "float32"]
     return SpreadEffect(table, bars, _spread_sentence(widest, with_it, without, gain))
+
+
+def spread_chart(scores: Scores) -> Chart | None:
+    """nDCG@10 against dims with and without the regulariser, where it was scored at two widths or more."""
+    series = []
+    for regularised in (True, False):
+        for precision, (words, marker, dashed) in _SPREAD_LINES.items():
+            line = [s for s in scores.spread if s.regularised == regularised and s.precision == precision]
+            points = sorted((s.dim, s.ndcg_at_10) for s in line)
+            label = f"{'with' if regularised else 'without'}, {words}"
+            hover = [f"{label}, {dim} dims: {fmt.score(score)}" for dim, score in points]
+            css = "student" if regularised else "untrained"
+            series += [Series(label, points, css, marker, dashed, hover=hover)] if points else []
+    dims = sorted({s.dim for s in scores.spread})
+    if len(dims) < 2:
+        return None
+    return line_chart(
+        series,
+        id="spread-dims",
+        title="nDCG@10 against the number of dimensions, with and without the regulariser",
+        description=" ".join(said(s, "dimensions") for s in series),
+        x_label="dimensions kept",
+        y_label="nDCG@10",
+        x_scale="log",
+        x_ticks=dims,
+    )
 
 
 def _lost(whole: float | None, bits: float | None) -> float | None:

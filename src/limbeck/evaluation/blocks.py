@@ -1,4 +1,4 @@
-"""What the report is put together from: tables, bars, and columns of a training log."""
+"""What a page is put together from: headline, tiles, tables, bars, and columns of a training log."""
 
 from __future__ import annotations
 
@@ -22,12 +22,32 @@ class Bar:
 
 
 @dataclass(frozen=True)
+class Headline:
+    """The first sentence: `strong` is the measured part."""
+
+    before: str
+    strong: str
+    after: str
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One headline number."""
+
+    big: str
+    label: str
+    small: str
+
+
+@dataclass(frozen=True)
 class Table:
     """A table of finished texts; the first cell of a row is its header."""
 
     head: list[str]
     rows: list[list[str]]
     foot: list[str] | None = None
+    best: frozenset[tuple[int, int]] = frozenset()  # (row, cell) that are set in bold
+    names: int = 1  # so many cells of a row are words, and stand left
 
 
 def column(metrics: Metrics, key: str) -> list[tuple[float, float]]:

@@ -34,6 +34,16 @@ def count(value: float | None) -> str:
     return f"{value:,.0f}" if value == int(value) or abs(value) >= 100 else f"{value:.3g}"
 
 
+def rate(value: float | None) -> str:
+    """Things a second: "1,013", "8.4"."""
+    return NONE if value is None else count(float(round(value)) if value >= 10 else round(value, 1))
+
+
+def plain(value: float | int | str | None) -> str:
+    """A word as it is, a number as a count."""
+    return value if isinstance(value, str) else count(value)
+
+
 def short_count(value: float | None) -> str:
     """A large number: "10.6M"."""
     if value is None:

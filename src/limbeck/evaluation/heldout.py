@@ -16,8 +16,9 @@ import numpy as np
 from limbeck.data.dedup import stable_hash
 from limbeck.data.prepare import Prepared
 from limbeck.errors import DataError
-from limbeck.evaluation.retrieval import RetrievalScores, compression_curve, evaluate_retrieval
-from limbeck.evaluation.scores import ExampleHit, ExampleSearch
+from limbeck.evaluation.compression import compression_curve_of
+from limbeck.evaluation.retrieval import RetrievalScores, evaluate_retrieval
+from limbeck.evaluation.scores import DimScore, ExampleHit, ExampleSearch
 
 Vectors = Callable[[str, Sequence[str]], np.ndarray]
 """(role, texts) → float32 [N, D]."""
@@ -88,24 +89,25 @@ class Scored:
     """A model on all sets: metrics averaged over sets with equal weight, widths and bits, and its hits."""
 
     means: dict[str, float]
-    curve: list[dict[str, Any]]
+    curve: list[DimScore]
     by_set: list[RetrievalScores]
 
 
 def score(sets: Sequence[HeldOut], vectors: Vectors, dims: Sequence[int]) -> Scored:
-    """Encode every set once and score it at full width, at every width and in one bit."""
+    """Encode every set once and score it at full width, and at every width in each way of storing documents."""
     by_set, curves = [], []
     for held in sets:
         queries, documents = vectors("query", held.queries), vectors("document", held.documents)
         by_set.append(evaluate_retrieval(queries, documents, held.relevant))
-        widths = sorted({d for d in dims if d < queries.shape[1]} | {queries.shape[1]})
-        curves.append(compression_curve(queries, documents, held.relevant, widths))
+        widths = [d for d in dims if d < queries.shape[1]]
+        curves.append(compression_curve_of(queries, documents, held.relevant, widths))
     means = {k: float(np.mean([s.means()[k] for s in by_set])) for k in by_set[0].means()}
     full = means["ndcg_at_10"]
     curve = []
-    for rows in zip(*curves, strict=True):  # one width and precision in every set
-        mean = float(np.mean([row["ndcg_at_10"] for row in rows]))
-        curve.append(rows[0] | {"ndcg_at_10": mean, "relative_to_full": mean / full if full else None})
+    for points in zip(*curves, strict=True):  # one width and storage in every set
+        mean = float(np.mean([point.score for point in points]))
+        about = points[0].model_dump(include={"dim", "precision", "rescored_by", "bytes"})
+        curve.append(DimScore(**about, ndcg_at_10=mean, relative_to_full=mean / full if full else None))
     return Scored(means, curve, by_set)
 
 

@@ -13,6 +13,20 @@ from dataclasses import dataclass
 from typing import Literal
 
 Scale = Literal["linear", "log"]
+Shape = Literal["circle", "square", "triangle", "diamond", "plus", "wedge", "cross", "bar"]
+SHAPES: dict[Shape, str] = {  # the `d` of an SVG path, relative to the centre; all cover about the same area
+    "circle": "m-4.5,0a4.5,4.5 0 1,0 9,0a4.5,4.5 0 1,0 -9,0z",
+    "square": "m-4.1,-4.1h8.2v8.2h-8.2z",
+    "triangle": "m0,-5.6l5.2,9h-10.4z",
+    "diamond": "m0,-5.8l5.2,5.8l-5.2,5.8l-5.2,-5.8z",
+    "plus": "m-1.8,-5.4h3.6v3.6h3.6v3.6h-3.6v3.6h-3.6v-3.6h-3.6v-3.6h3.6z",
+    "wedge": "m0,5.6l5.2,-9h-10.4z",
+    "cross": "m0,-2.5l3,-3l2.5,2.5l-3,3l3,3l-2.5,2.5l-3,-3l-3,3l-2.5,-2.5l3,-3l-3,-3l2.5,-2.5z",
+    "bar": "m-5.8,-2h11.6v4h-11.6z",
+}
+KINDS: tuple[tuple[str, Shape], ...] = tuple((f"k{i}", shape) for i, shape in enumerate(SHAPES))
+"""What tells things of one kind apart: a colour's class and a shape, so that no reader needs the colours."""
+
 SIZES = {"wide": (720, 330), "narrow": (350, 270)}
 
 
@@ -22,12 +36,17 @@ class Series:
 
     label: str
     points: Sequence[tuple[float, float]]
-    css: str  # class that carries the colour: "student", "teacher", "bits", "ink"
-    marker: Literal["none", "circle", "square", "ring"] = "none"
+    css: str  # class that carries the colour: "student", "teacher", "bits", "ink", or one of KINDS
+    marker: Shape | Literal["none", "ring"] = "none"
     dashed: bool = False
     strength: float = 1.0  # opacity, to tell apart lines of one family
     hover: Sequence[str] = ()  # one text a point
     end_label: str = ""  # written beside the last point
+
+    @property
+    def shape(self) -> str:
+        """The marker as the `d` of an SVG path, relative to its centre; "" for none."""
+        return "" if self.marker == "none" else SHAPES["circle" if self.marker == "ring" else self.marker]
 
 
 @dataclass(frozen=True)
@@ -99,16 +118,18 @@ def line_chart(
     x_ticks: Sequence[float] | None = None,
     y_scale: Scale = "linear",
     y_from: float | None = None,
+    y_to: float | None = None,
     sizes: Mapping[str, tuple[int, int]] = SIZES,
 ) -> Chart:
     """Lay out a chart. At least one series with at least one point; all numbers finite, and > 0 on a log scale.
 
-    `x_ticks`: where to put labels along x (left out where they would collide); None = round numbers. `y_from`: the axis
-    starts here or below. `sizes`: width and height in pixels of each layout, by the CSS class that shows it.
+    `x_ticks`: where to put labels along x (left out where they would collide); None = round numbers. `y_from`, `y_to`:
+    the axis starts and ends here or beyond. `sizes`: width and height in pixels of each layout, by the CSS class that
+    shows it.
     """
     drawn = [s for s in series if s.points]
     xs = [x for s in drawn for x, _ in s.points]
-    ys = [y for s in drawn for _, y in s.points] + ([] if y_from is None else [y_from])
+    ys = [y for s in drawn for _, y in s.points] + [y for y in (y_from, y_to) if y is not None]
     y_values = round_ticks(min(ys), max(ys), 5) if y_scale == "linear" else log_ticks(min(ys), max(ys))
     room = 10 + max((len(s.end_label) for s in drawn), default=0) * 8
 

@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from limbeck.evaluation import formatting as fmt
-from limbeck.evaluation.adapters import averaging_table, matrix, spread_effect, term_charts, term_table
-from limbeck.evaluation.blocks import Bar, Metrics, Table, column, finite
+from limbeck.evaluation.adapters import averaging_table, matrix, spread_chart, spread_effect, term_charts, term_table
+from limbeck.evaluation.blocks import Bar, Headline, Metrics, Table, Tile, column, finite
+from limbeck.evaluation.compression import FLOAT, STORAGES
+from limbeck.evaluation.curves import said, storage, storage_series, words
+from limbeck.evaluation.leak_table import leak_report
+from limbeck.evaluation.page import write_page
 from limbeck.evaluation.plots import Chart, Series, bin_means, line_chart
 from limbeck.evaluation.scores import DimScore, Scores, Sides, parse_scores
-from limbeck.files import atomic_write
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
-    from markupsafe import Markup
+from limbeck.evaluation.vector_map import map_chart
 
 _CURVE_POINTS = 240  # of each line of the learning curve: more than a chart has room to show
 _LOG_ROWS = 12  # of the learning curve's table
@@ -34,6 +34,7 @@ _DATA_LABELS = {  # in the order of the table; other counts follow under their o
     "train": "training",
     "heldout": "held out",
 }
+_MOST_LANGUAGES = 6  # in a cell of the table
 _ALWAYS_SHOWN = ("read", "malformed", "exact_duplicates", "near_duplicates", "train", "heldout")
 
 
@@ -56,74 +57,15 @@ def write_report(
     Raises DataError when `scores` does not fit the schema.
     """
     context = _context(parse_scores(scores), metrics, adapter_metrics_log or {})
-    environment = _environment()
-    for template, name in (("index.html.j2", "index.html"), ("report.md.j2", "report.md")):
-        text = environment.get_template(template).render(context)
-        with atomic_write(out / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-
-
-def _environment() -> Environment:
-    from jinja2 import Environment, PackageLoader, StrictUndefined  # in the `eval` extra
-
-    environment = Environment(
-        loader=PackageLoader("limbeck.evaluation", "templates"),
-        # Docstrings and descriptions contain HTML. Markdown is quoted by its own filter, on top of a renderer's rules.
-        autoescape=lambda name: not (name or "").endswith(".md.j2"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "score": fmt.score,
-        "percent": fmt.percent,
-        "whole_percent": fmt.whole_percent,
-        "count": fmt.count,
-        "short_count": fmt.short_count,
-        "duration": fmt.duration,
-        "memory": fmt.memory,
-        "size": fmt.size,
-        "md": markdown_text,
-        "breakable": breakable,
-    }
-    return environment
-
-
-def breakable(name: str) -> Markup:
-    """HTML of a qualified name that may wrap after its dots, slashes and underscores."""
-    from markupsafe import Markup, escape
-
-    return Markup(re.sub(r"([./_])", r"\1<wbr>", str(escape(name))))
-
-
-def markdown_text(value: object) -> str:
-    """Text that Markdown shows as it is, on one line, also inside a table cell."""
-    text = " ".join(str(value).split())
-    return re.sub(r"([\\`*_\[\]|<>&#~])", r"\\\1", text)
-
-
-@dataclass(frozen=True)
-class Headline:
-    """The first sentence: `strong` is the measured part."""
-
-    before: str
-    strong: str
-    after: str
-
-
-@dataclass(frozen=True)
-class Tile:
-    """One headline number."""
-
-    big: str
-    label: str
-    small: str
+    write_page(out, {"index.html": "index.html.j2", "report.md": "report.md.j2"}, context)
 
 
 def _context(scores: Scores, metrics: Metrics, adapter_metrics: Mapping[str, Metrics]) -> dict[str, Any]:
     parts = {
         "s": scores,
         "title": f"limbeck · {scores.name}" if scores.name else "limbeck report",
+        "name": scores.name,
+        "created": scores.created,
         "headline": _headline(scores),
         "tiles": _tiles(scores),
         "quality": _quality_bars(scores),
@@ -131,6 +73,7 @@ def _context(scores: Scores, metrics: Metrics, adapter_metrics: Mapping[str, Met
         "matrix": matrix(scores),
         "averaging": averaging_table(scores),
         "spread": spread_effect(scores),
+        "spread_chart": spread_chart(scores),
         "dims_chart": _dims_chart(scores),
         "dims_table": _dims_table(scores),
         "curve_chart": _learning_chart(metrics),
@@ -139,12 +82,17 @@ def _context(scores: Scores, metrics: Metrics, adapter_metrics: Mapping[str, Met
         "term_table": term_table(adapter_metrics),
         "speed": _speed_table(scores),
         "training": _training_facts(scores, metrics),
+        "map": scores.map and map_chart(scores.map),
+        "leaks": leak_report(scores.leaks),
+        "sources": _training_table(scores),
         "data": _data_table(scores),
         "stages": _stage_bars(scores),
-        "machine": {_words(k): _plain(v) for k, v in scores.machine.items() if v is not None},
+        "machine": {_words(k): fmt.plain(v) for k, v in scores.machine.items() if v is not None}
+        | ({} if scores.peak_rss_mb is None else {"peak memory of the run": fmt.memory(scores.peak_rss_mb)}),
     }
     of_learning = ("curve_chart", "curve_table", "training", "term_table", "averaging")
-    return parts | {"learning": any(parts[part] for part in of_learning)}
+    made = parts["stages"] or scores.command or parts["machine"] or scores.versions
+    return parts | {"learning": any(parts[part] for part in of_learning), "made": bool(made)}
 
 
 # ------------------------------------------------------------------------------------------ headline
@@ -169,7 +117,7 @@ def _tiles(scores: Scores) -> list[Tile]:
         against += [] if ndcg.untrained is None else [f"before training {fmt.score(ndcg.untrained)}"]
         tiles.append(Tile(fmt.score(ndcg.student), "held-out nDCG@10", ", ".join(against)))
     if (faster := _quotient(speed)) is not None and speed is not None:
-        rates = f"{fmt.count(_rounded(speed.student))} texts a second against {fmt.count(_rounded(speed.teacher))}"
+        rates = f"{fmt.rate(speed.student)} texts a second against {fmt.rate(speed.teacher)}"
         tiles.append(Tile(fmt.ratio(faster), "the teacher’s speed", rates))
     if bits := _widest(scores.dims, "binary"):
         kept = [] if bits.relative_to_full is None else [f"keep {fmt.percent(bits.relative_to_full)} of full precision"]
@@ -184,10 +132,6 @@ def _tiles(scores: Scores) -> list[Tile]:
 
 def _quotient(sides: Sides | None) -> float | None:
     return sides.student / sides.teacher if sides and sides.student is not None and sides.teacher else None
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else float(round(value)) if value >= 10 else round(value, 1)
 
 
 def _widest(dims: Sequence[DimScore], precision: str) -> DimScore | None:
@@ -230,66 +174,43 @@ def _quality_table(scores: Scores) -> Table:
 
 
 def _dims_chart(scores: Scores) -> Chart | None:
-    floats = [d for d in scores.dims if d.precision == "float32"]
-    bits = [d for d in scores.dims if d.precision == "binary"]
-    teacher = [d for d in scores.teacher_dims if d.precision == "float32"]
-    if len({d.dim for d in floats + bits}) < 2:
+    teacher = storage_series([d.point() for d in scores.teacher_dims if d.precision == "float32"], "Teacher")
+    series = [replace(s, css="teacher", marker="ring", dashed=True) for s in teacher]
+    series += storage_series([d.point() for d in scores.dims], "Student")
+    if len({d.dim for d in scores.dims}) < 2:
         return None
-    series = [
-        _dim_series("Teacher, truncated", teacher, "teacher", "ring", dashed=True),
-        _dim_series("Student", floats, "student", "circle"),
-        _dim_series("Student, 1 bit a dimension", bits, "bits", "square"),
-    ]
     return line_chart(
-        [s for s in series if s.points],
+        series,
         id="dims",
         title="nDCG@10 against the number of dimensions",
-        description=" ".join(_dim_sentence(s) for s in series if s.points),
+        description=" ".join(said(s, "dimensions") for s in series),
         x_label="dimensions kept",
         y_label="nDCG@10",
         x_scale="log",
-        x_ticks=sorted({d.dim for d in floats + bits + teacher}),
+        x_ticks=sorted({x for s in series for x, _ in s.points}),
     )
 
 
-def _dim_series(label: str, dims: list[DimScore], css: str, marker: Any, dashed: bool = False) -> Series:
-    dims = sorted(dims, key=lambda d: d.dim)
-    hover = [
-        f"{label}, {d.dim} dims: {fmt.score(d.ndcg_at_10)}"
-        + (f", {fmt.percent(d.relative_to_full)} of full" if d.relative_to_full is not None else "")
-        + f", {fmt.size(d.bytes)}"
-        for d in dims
-    ]
-    return Series(label, [(d.dim, d.ndcg_at_10) for d in dims], css, marker, dashed, hover=hover)
-
-
-def _dim_sentence(series: Series) -> str:
-    (low, first), (high, last) = series.points[0], series.points[-1]
-    return f"{series.label}: {fmt.score(first)} at {low:.0f} dimensions to {fmt.score(last)} at {high:.0f}."
-
-
 def _dims_table(scores: Scores) -> Table | None:
-    columns = [
-        ("student", "float32", scores.dims),
-        ("student, int8", "int8", scores.dims),
-        ("student, 1 bit", "binary", scores.dims),
-        ("teacher", "float32", scores.teacher_dims),
-        ("teacher, 1 bit", "binary", scores.teacher_dims),
+    found = [
+        (whose, kind, by_dim)
+        for whose, dims in (("student", scores.dims), ("teacher", scores.teacher_dims))
+        for kind in STORAGES
+        if (by_dim := {d.dim: d for d in dims if storage(d.point()) == kind})
     ]
-    found = [(label, {d.dim: d for d in dims if d.precision == p}) for label, p, dims in columns]
-    found = [(label, by_dim) for label, by_dim in found if by_dim]
     if not found:
         return None
     head = ["dims"]
-    for label, _ in found:
-        head += [label, "kept"] + (["bytes"] if label.startswith("student") else [])
+    for whose, kind, _ in found:
+        name = whose if kind == FLOAT else f"{whose}, {words(kind)}"
+        head += [name, "kept"] + (["bytes"] if whose == "student" else [])
     rows = []
-    for dim in sorted({dim for _, by_dim in found for dim in by_dim}):
+    for dim in sorted({dim for _, _, by_dim in found for dim in by_dim}):
         row = [str(dim)]
-        for label, by_dim in found:
+        for whose, _, by_dim in found:
             d = by_dim.get(dim)
             row += [fmt.score(d and d.ndcg_at_10), fmt.percent(d and d.relative_to_full)]
-            row += [fmt.count(d and d.bytes)] if label.startswith("student") else []
+            row += [fmt.count(d and d.bytes)] if whose == "student" else []
         rows.append(row)
     return Table(head, rows)
 
@@ -362,7 +283,7 @@ def _speed_table(scores: Scores) -> Table | None:
         )
 
     parameters, width = scores.parameters, scores.vector_dim
-    add("texts a second", scores.texts_per_second, lambda v: fmt.count(_rounded(v)))
+    add("texts a second", scores.texts_per_second, fmt.rate)
     if parameters:
         t, s = parameters.teacher, parameters.student
         add("parameters", Sides(teacher=t and t.total, student=s and s.total), fmt.short_count)
@@ -392,6 +313,29 @@ def _training_facts(scores: Scores, metrics: Metrics) -> dict[str, str]:
     return {label: value for label, value in facts.items() if value != fmt.NONE}
 
 
+def _training_table(scores: Scores) -> Table | None:
+    """What training read of each source; a column that no source has is left out."""
+    sources = scores.training
+    if not sources:
+        return None
+    columns = {
+        "examples of": {n: s.kind.replace("_", " ") for n, s in sources.items()},
+        "weight": {n: f"{s.weight:g}" for n, s in sources.items() if s.weight is not None},
+        "languages": {n: _languages(s.languages) for n, s in sources.items() if s.languages},
+        "examples": {n: fmt.count(s.examples) for n, s in sources.items()},
+        "tokens": {n: fmt.short_count(s.tokens) for n, s in sources.items() if s.tokens is not None},
+    }
+    shown = {label: cells for label, cells in columns.items() if cells}
+    rows = [[name, *(cells.get(name, fmt.NONE) for cells in shown.values())] for name in sources]
+    return Table(["source", *shown], rows)
+
+
+def _languages(counts: Mapping[str, int]) -> str:
+    ranked = sorted(counts, key=lambda tag: (-counts[tag], tag))
+    more = len(ranked) - _MOST_LANGUAGES
+    return ", ".join(ranked[:_MOST_LANGUAGES]) + (f" and {more} more" if more > 0 else "")
+
+
 def _data_table(scores: Scores) -> Table | None:
     if not scores.data:
         return None
@@ -399,7 +343,7 @@ def _data_table(scores: Scores) -> Table | None:
     # A rare kind of loss that did not happen needs no column.
     shown = [k for k in present if k in _ALWAYS_SHOWN or any(counts.get(k) for counts in scores.data.values())]
     keys = [k for k in _DATA_LABELS if k in shown] + [k for k in shown if k not in _DATA_LABELS]
-    rows = [[name, *(_plain(counts.get(k)) for k in keys)] for name, counts in scores.data.items()]
+    rows = [[name, *(fmt.plain(counts.get(k)) for k in keys)] for name, counts in scores.data.items()]
     foot = None
     if len(rows) > 1:
         columns = [[counts.get(k) for counts in scores.data.values()] for k in keys]
@@ -418,10 +362,6 @@ def _stage_bars(scores: Scores) -> list[Bar]:
         Bar(name, "student", seconds / total if total else 0.0, fmt.duration(seconds))
         for name, seconds in scores.seconds_by_stage.items()
     ]
-
-
-def _plain(value: float | int | str | None) -> str:
-    return value if isinstance(value, str) else fmt.count(value)
 
 
 def _words(key: str) -> str:

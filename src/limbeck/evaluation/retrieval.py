@@ -9,19 +9,22 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from limbeck import nearest
-from limbeck.compress import FloatArray, to_bits, truncate, vector_bytes
+from limbeck.compress import FloatArray, to_bits, truncate
 from limbeck.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
 
 Relevant = Sequence[Collection[int] | Mapping[int, int]]
 """For each query its relevant documents by index: a set (grade 1 each) or a mapping to grades (whole numbers ≥ 0)."""
+
+Grades = Sequence[Mapping[str, int]]
+"""The same, checked: for each query the grades by document index, as text, which is how pytrec_eval wants them."""
 
 SearchPrecision = Literal["float32", "binary"]
 
@@ -60,49 +63,12 @@ def evaluate_retrieval(
     a document index out of range, a grade that is no whole number ≥ 0. ConfigError: dims differ, or 1-bit vectors of
     dims that 8 does not divide. Fewer documents than k is scored, with a warning in the log.
     """
-    dim = _checked_dim(query_vectors, document_vectors)
-    grades = _checked_relevant(relevant, len(query_vectors), len(document_vectors))
+    dim = checked_dim(query_vectors, document_vectors)
+    grades = checked_relevant(relevant, len(query_vectors), len(document_vectors))
     if len(document_vectors) < k:
         logger.warning("%d documents are fewer than k = %d: every query finds all of them", len(document_vectors), k)
     queries, documents = truncate(query_vectors, dim), truncate(document_vectors, dim)
-    return _score(_hits(queries, documents, k, precision, rescore), grades, k)
-
-
-def compression_curve(
-    query_vectors: np.ndarray, document_vectors: np.ndarray, relevant: Relevant, dims: Sequence[int]
-) -> list[dict[str, Any]]:
-    """nDCG@10 at each width, float32 and 1 bit, against the full float32 vectors. Arguments as `evaluate_retrieval`.
-
-    Returns one row for each of `dims` and the full width, by precision and then by dim:
-    {"dim", "precision": "float32" | "binary", "ndcg_at_10", "bytes" (of one stored vector), "relative_to_full"};
-    1-bit rows only where 8 divides the dim. relative_to_full is None when the full vectors score 0.
-    """
-    full = _checked_dim(query_vectors, document_vectors)
-    grades = _checked_relevant(relevant, len(query_vectors), len(document_vectors))
-    widths = sorted({*dims, full})
-    if widths[0] < 1 or widths[-1] > full:
-        raise ConfigError(f"dims must lie in 1 … {full}, the width of the vectors, got {list(dims)}")
-
-    ndcg: dict[tuple[SearchPrecision, int], float] = {}
-    for dim in widths:
-        queries, documents = truncate(query_vectors, dim), truncate(document_vectors, dim)
-        for precision in _precisions(dim):
-            ndcg[precision, dim] = float(_score(_hits(queries, documents, 10, precision, 0), grades, 10).ndcg.mean())
-    reference = ndcg["float32", full]
-    return [
-        {
-            "dim": dim,
-            "precision": precision,
-            "ndcg_at_10": ndcg[precision, dim],
-            "bytes": vector_bytes(dim, precision),
-            "relative_to_full": ndcg[precision, dim] / reference if reference else None,
-        }
-        for precision, dim in sorted(ndcg, key=lambda key: (key[0] != "float32", key[1]))
-    ]
-
-
-def _precisions(dim: int) -> tuple[SearchPrecision, ...]:
-    return ("float32",) if dim % 8 else ("float32", "binary")
+    return score_hits(_hits(queries, documents, k, precision, rescore), grades, k)
 
 
 def _hits(queries: FloatArray, documents: FloatArray, k: int, precision: SearchPrecision, rescore: int) -> nearest.Hits:
@@ -114,7 +80,8 @@ def _hits(queries: FloatArray, documents: FloatArray, k: int, precision: SearchP
     raise ConfigError(f"unknown search precision {precision!r}: choose float32 or binary")
 
 
-def _score(hits: nearest.Hits, grades: list[dict[str, int]], k: int) -> RetrievalScores:
+def score_hits(hits: nearest.Hits, grades: Grades, k: int) -> RetrievalScores:
+    """Score what a search found, by pytrec_eval. hits: best first, at least k where there are so many."""
     import pytrec_eval  # in the `eval` extra
 
     found = hits.indices.shape[1]
@@ -134,8 +101,8 @@ def _score(hits: nearest.Hits, grades: list[dict[str, int]], k: int) -> Retrieva
     return RetrievalScores(k, column(f"ndcg_cut_{k}"), column(f"recall_{k}"), column("recip_rank"), hits)
 
 
-def _checked_dim(query_vectors: np.ndarray, document_vectors: np.ndarray) -> int:
-    """The common number of dims."""
+def checked_dim(query_vectors: np.ndarray, document_vectors: np.ndarray) -> int:
+    """The common number of dims. Raises as `evaluate_retrieval` for vectors that cannot be scored."""
     for side, vectors in (("query", query_vectors), ("document", document_vectors)):
         if vectors.ndim != 2:
             raise ConfigError(f"{side} vectors must be a matrix, got shape {vectors.shape}")
@@ -159,8 +126,8 @@ def _check_directions(side: str, vectors: np.ndarray) -> None:
         )
 
 
-def _checked_relevant(relevant: Relevant, queries: int, documents: int) -> list[dict[str, int]]:
-    """Grades as pytrec_eval takes them, checked."""
+def checked_relevant(relevant: Relevant, queries: int, documents: int) -> list[dict[str, int]]:
+    """Grades as pytrec_eval takes them. Raises as `evaluate_retrieval` for relevance that does not fit."""
     if len(relevant) != queries:
         raise DataError(f"{queries} query vectors need as many entries of relevant documents, got {len(relevant)}")
     checked = []

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from limbeck.config import TASKS
 from limbeck.errors import DataError
+from limbeck.evaluation.results import CurvePoint, Leak, VectorPrecision
 from limbeck.files import read_json, write_json
 
 
@@ -34,13 +35,19 @@ class Sides(_Part):
 
 
 class DimScore(_Part):
-    """nDCG@10 with smaller vectors, as `retrieval.compression_curve` gives it."""
+    """nDCG@10 with smaller vectors, as `compression.compression_curve_of` gives it, mean over the sets."""
 
     dim: int = Field(gt=0)
-    precision: Literal["float32", "int8", "binary"] = "float32"
+    precision: VectorPrecision = "float32"
+    rescored_by: Literal["int8", "float32"] | None = None  # the best of a 1-bit search, put in order by these
     ndcg_at_10: float
-    bytes: int = Field(gt=0)  # of one stored vector
+    bytes: int = Field(gt=0)  # of one stored vector, with what rescoring needs
     relative_to_full: float | None = None  # against the same model's full float32 vectors
+
+    def point(self) -> CurvePoint:
+        """The same as a point of a compression curve."""
+        body = self.model_dump(exclude={"ndcg_at_10"})
+        return CurvePoint(**body, score=self.ndcg_at_10)
 
 
 class ParameterCount(_Part):
@@ -85,9 +92,35 @@ class SpreadScore(_Part):
     """Held-out nDCG@10 of a retrieval adapter that was trained with or without the orthogonal regulariser."""
 
     regularised: bool
-    precision: Literal["float32", "binary"]
+    precision: VectorPrecision
     dim: int = Field(gt=0)
     ndcg_at_10: float = Field(ge=0, le=1)
+
+
+class TrainingSource(_Part):
+    """What training read of one source."""
+
+    kind: str  # of its examples: "pair", "labelled_text", …
+    examples: int = Field(ge=0)
+    weight: float | None = None  # in the mix, relative to the others
+    languages: dict[str, int] = {}  # tag, e.g. "de" → examples; those without a tag are in none
+    tokens: int | None = None
+
+
+class MapPoint(_Part):
+    """One held-out text on the map."""
+
+    x: float
+    y: float
+    label: str
+    text: str  # its beginning
+
+
+class VectorMap(_Part):
+    """Held-out vectors laid out in the plane, see `vector_map.project`. Near means alike; the axes mean nothing."""
+
+    points: list[MapPoint] = Field(min_length=1)
+    texts: int = Field(gt=0)  # that the points are a sample of
 
 
 class Averaging(_Part):
@@ -136,6 +169,9 @@ class Scores(_Part):
     averaging: dict[str, Averaging] = {}  # only where the better one was kept
 
     data: dict[str, dict[str, float | int | str | None]] = {}  # source → counts, see `limbeck.data.prepare`
+    training: dict[str, TrainingSource] = {}  # source → what training read of it
+    leaks: dict[str, Leak] = {}  # what was scored → training texts found again in it
+    map: VectorMap | None = None
     steps: int | None = None  # optimizer steps
     tokens: int | None = None  # real (unpadded) tokens trained on
     examples: list[ExampleSearch] = []

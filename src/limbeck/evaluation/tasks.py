@@ -48,6 +48,11 @@ class SourceTest(Protocol):
     """What is scored of one source."""
 
     @property
+    def texts(self) -> list[str]:
+        """The held-out texts that are scored."""
+        ...
+
+    @property
     def counts(self) -> dict[str, int]:
         """How much of what, e.g. {"pairs": 512}."""
         ...
@@ -83,6 +88,11 @@ class Searches:
     """Queries, each of which has documents that answer it: nDCG@10."""
 
     held: HeldOut
+
+    @property
+    def texts(self) -> list[str]:
+        """Queries and documents."""
+        return [*self.held.queries, *self.held.documents]
 
     @property
     def counts(self) -> dict[str, int]:

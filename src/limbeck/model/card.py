@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from huggingface_hub import EvalResult, ModelCardData
+
 from limbeck.config import Recipe
 from limbeck.model.bundle import BundleSpec
 
+_TAGS = ["sentence-transformers", "sentence-similarity", "feature-extraction", "limbeck", "matryoshka"]
+
 _CARD = """---
-library_name: sentence-transformers
-pipeline_tag: sentence-similarity
-tags: [sentence-transformers, feature-extraction, limbeck, matryoshka]
+{metadata}
 ---
 
 # {name}
@@ -33,7 +39,7 @@ documents = model.encode(["your text"], prompt_name="document")
 | RoPE theta | {theta} |
 | trained on | {sources} |
 | recipe | `{digest}` |
-
+{scores}
 The licences of the teacher and of the training texts decide how this model may be used.
 """
 
@@ -84,8 +90,32 @@ sentence-transformers loads the base, without adapters; `model.base` is the same
 """
 
 
-def model_card(recipe: Recipe, spec: BundleSpec) -> str:
-    """README.md of a bundle, as Markdown with the hub's metadata."""
+_SCORES = """
+## Scores
+
+| task | type | metric | score |
+|---|---|---|---:|
+{rows}
+"""
+
+
+def model_card(
+    recipe: Recipe,
+    spec: BundleSpec,
+    *,
+    results: Sequence[EvalResult] = (),
+    languages: Sequence[str] = (),
+    license: str | None = None,
+) -> str:
+    """README.md of a bundle, as Markdown with the hub's metadata.
+
+    Args:
+        recipe: what the model was made by.
+        spec: what the bundle says about itself.
+        results: its scores, see `limbeck.evaluation.model_index`; they go into the metadata and a table.
+        languages: tags of the texts it was trained on, such as "de" or "pt-BR".
+        license: the hub's name of its licence, where known.
+    """
     half = spec.dims[len(spec.dims) // 2]
     usage = _PLAIN.format(half=half)
     if spec.tasks:
@@ -94,6 +124,7 @@ def model_card(recipe: Recipe, spec: BundleSpec) -> str:
         usage = _ADAPTED.format(count=len(spec.tasks), examples=examples.strip(), auto=auto)
     theta = f"{spec.train_theta or 'as the backbone'} in training, {spec.inference_theta or 'the same'} at inference"
     return _CARD.format(
+        metadata=_metadata(recipe, spec, results, languages, license),
         name=spec.name,
         description=f"{recipe.description.strip()}\n\n" if recipe.description else "",
         dim=spec.dims[-1],
@@ -110,4 +141,37 @@ def model_card(recipe: Recipe, spec: BundleSpec) -> str:
         theta=theta,
         sources=", ".join(s.name for s in recipe.data.sources),
         digest=spec.recipe,
+        scores=_SCORES.format(rows="\n".join(map(_row, results))) if results else "",
     )
+
+
+def _metadata(
+    recipe: Recipe, spec: BundleSpec, results: Sequence[EvalResult], languages: Sequence[str], license: str | None
+) -> str:
+    """The hub's YAML; what is not known is left out."""
+    # The hub knows languages, not their countries.
+    known = list(dict.fromkeys(re.split("[-_]", tag)[0].lower() for tag in languages))
+    return ModelCardData(
+        language=known or None,
+        license=license,
+        library_name="sentence-transformers",
+        pipeline_tag="sentence-similarity",
+        tags=[*_TAGS, *(["mteb"] if results else [])],
+        base_model=_base_model(recipe),
+        model_name=spec.name if results else None,
+        eval_results=list(results) or None,
+    ).to_yaml()
+
+
+def _base_model(recipe: Recipe) -> str | None:
+    """Id on the hub of the model whose weights the student began with. None where there is no such model."""
+    student, teacher = recipe.student, recipe.teacher
+    on_hub = {"pretrained": student.model, "pruned": teacher.model if teacher.type == "sentence-transformers" else None}
+    name = on_hub.get(student.init)
+    return name if name and re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not Path(name).exists() else None
+
+
+def _row(result: EvalResult) -> str:
+    cells = (result.dataset_name, result.task_name or result.task_type, result.metric_type)
+    named = " | ".join(re.sub(r"([|\\<>*`])", r"\\\1", cell) for cell in cells)
+    return f"| {named} | {result.metric_value:.4f} |"

@@ -128,17 +128,25 @@ class EndpointTeacher:
             http_client=openai.DefaultHttpxClient(event_hooks={"request": [lambda _: self._limiter.wait()]}),
         )
 
+    def width(self, text: str = "How wide is a vector?") -> int:
+        """D, as the endpoint answers one text, whatever teacher.dim says. Raises TeacherError."""
+        return self._answer(self._client, [text], 0).shape[1]
+
     def _request(self, client: Any, texts: list[str], instruction: str, start: int) -> np.ndarray:
         """float32 [N, D], unit vectors of one request."""
+        vectors = self._answer(client, [instruction + text for text in texts], start)
+        positions = range(start, start + len(texts))
+        return unit_vectors(vectors, texts, positions=positions, dim=self.dim, teacher=self._config.model)
+
+    def _answer(self, client: Any, texts: list[str], start: int) -> np.ndarray:
+        """float32 [N, D] as they came."""
         import openai
 
         # vLLM's way of asking for truncation; other servers may refuse it, which is why it is sent only when asked for
         extra = {"truncate_prompt_tokens": self.max_tokens} if self.max_tokens else None
         try:
-            answer = client.embeddings.create(
-                model=self._config.model, input=[instruction + text for text in texts], extra_body=extra
-            )
-            vectors = self._in_order(answer.data, len(texts))
+            answer = client.embeddings.create(model=self._config.model, input=texts, extra_body=extra)
+            return self._in_order(answer.data, len(texts))
         except openai.OpenAIError as error:
             failure = TeacherError(self._explain(error, texts, start))
         except (ValueError, TypeError, AttributeError) as error:
@@ -146,9 +154,6 @@ class EndpointTeacher:
                 f"teacher {self._config.model}: {self.host} does not answer in the form of /v1/embeddings "
                 f"({self._clean(str(error))}): check teacher.base_url, which usually ends in /v1"
             )
-        else:
-            positions = range(start, start + len(texts))
-            return unit_vectors(vectors, texts, positions=positions, dim=self.dim, teacher=self._config.model)
         raise failure  # outside `except`, so that it carries no request (and no key) along as its context
 
     def _in_order(self, data: list[Any], expected: int) -> np.ndarray:

@@ -14,14 +14,21 @@ import numpy as np
 
 from limbeck import machine
 from limbeck.config import Recipe, Task
+from limbeck.data.dedup import stable_hash
 from limbeck.errors import LimbeckError
 from limbeck.evaluation import heldout
+from limbeck.evaluation.gather import evaluation_of_run
+from limbeck.evaluation.leakage import find_leaks, training_texts_of
+from limbeck.evaluation.model_index import eval_results
 from limbeck.evaluation.report import write_report
-from limbeck.evaluation.scores import ParameterCount, Parameters, Scores, Sides, read_metrics
+from limbeck.evaluation.scores import ParameterCount, Parameters, Scores, Sides, VectorMap, read_metrics
 from limbeck.evaluation.tasks import heldout_tasks
-from limbeck.files import read_json, write_json
+from limbeck.evaluation.training_data import training_sources
+from limbeck.evaluation.vector_map import MOST_POINTS, vector_map
+from limbeck.files import atomic_write, read_json, write_json
 from limbeck.model import backbone as backbones
 from limbeck.model.adapters import Adapter
+from limbeck.model.card import model_card
 from limbeck.model.encoder import Encoder, load
 from limbeck.model.student import StudentModel
 from limbeck.training.stages import WITHOUT_SPREAD, stages_of
@@ -53,13 +60,15 @@ def evaluate(run: Pipeline) -> dict[str, Any]:
         **{m: {who: values[m] for who, values in means.items()} for m in teacher.means},
         "queries": sum(len(s.queries) for s in sets),
         "documents": sum(len(s.documents) for s in sets),
-        "dims": scored.curve,
-        "teacher_dims": teacher.curve,
+        "dims": [row.model_dump() for row in scored.curve],
+        "teacher_dims": [row.model_dump() for row in teacher.curve],
         "texts_per_second": speed,
         "examples": [e.model_dump() for e in heldout.examples(sets, scored)],
         **_sizes(run, student),
         **_matrix(run, student, {task or "base": scored, "teacher": teacher}),
         "spread": _spreads(run, sets, scored),
+        "leaks": _leaks(run),
+        "map": found_map.model_dump() if (found_map := _map(run, student)) else None,
     }
     write_json(run.out / "evaluate" / "results.json", found)
     return {"ndcg_at_10": found["ndcg_at_10"]}
@@ -87,19 +96,48 @@ def _matrix(run: Pipeline, student: Encoder, searched: dict[str, heldout.Scored]
 
 
 def _spreads(run: Pipeline, sets: Sequence[heldout.HeldOut], scored: heldout.Scored) -> list[dict[str, Any]]:
-    """The retrieval adapter with and without the orthogonal regulariser: float and one bit, full width."""
+    """The retrieval adapter with and without the orthogonal regulariser, at every width and precision."""
     if f"adapt-{WITHOUT_SPREAD}" not in stages_of(run.recipe):
         return []
     other = run.encoder_with({"retrieval": Adapter.load(run.out / "adapt" / WITHOUT_SPREAD / "adapter")})
-    width = run.recipe.student.dims[-1]
     with run.live.status("scoring the adapter without the regulariser"):
-        without = heldout.score(sets, partial(vectors_of, other, "retrieval"), [width])
+        without = heldout.score(sets, partial(vectors_of, other, "retrieval"), run.recipe.student.dims)
     return [
-        {"regularised": with_it, **{k: row[k] for k in ("precision", "dim", "ndcg_at_10")}}
+        {"regularised": with_it, **row.model_dump(include={"precision", "dim", "ndcg_at_10"})}
         for with_it, found in ((True, scored), (False, without))
         for row in found.curve
-        if row["dim"] == width
+        if row.rescored_by is None
     ]
+
+
+def _leaks(run: Pipeline) -> dict[str, Any]:
+    """Training texts among the held-out texts of each task, by task or, where it has several, by task and source."""
+    training = training_texts_of(run.out)
+    tests = heldout_tasks(run.prepared, run.recipe.evaluate, part="test")
+    with run.live.status("looking for training texts in what is held out"):
+        return {
+            (task if len(of_task.sources) == 1 else f"{task}, {name}"): find_leaks(test.texts, training).model_dump()
+            for task, of_task in tests.items()
+            for name, test in of_task.sources.items()
+        }
+
+
+def _map(run: Pipeline, student: Encoder) -> VectorMap | None:
+    """Held-out labelled texts in the plane, by the clustering adapter where there is one."""
+    settings = run.recipe.evaluate
+    labelled = [n for n, s in run.prepared.sources.items() if s.heldout.kind == "labelled_text"]
+    names = settings.clustering or settings.classification or labelled
+    if not names:
+        return None
+    table = run.prepared.sources[names[0]].heldout
+    every = table.texts("text")
+    rows = sorted(range(len(every)), key=lambda i: stable_hash(every[i]))[:MOST_POINTS]  # rows stand by label
+    texts, labels = [every[i] for i in rows], [table.labels[i][0] for i in rows]
+    if not texts:
+        return None
+    task = "clustering" if "clustering" in student.tasks else None
+    with run.live.status("drawing a map"):
+        return vector_map(texts, labels, vectors_of(student if task else student.base, task, "document", texts))
 
 
 def report(run: Pipeline) -> dict[str, Any]:
@@ -137,9 +175,11 @@ def report(run: Pipeline) -> dict[str, Any]:
             "gpu": about.gpu,
         },
         averaging=averaging,
+        training=training_sources(run.prepared, recipe.data.sources),
         **results,
     )
     scores.save(run.out / "scores.json")
+    _write_card(run, scores)
     logs = {task: read_metrics(run.out / "adapt" / task / "metrics.jsonl") for task in run.blocks}
     metrics = read_metrics(run.out / "distill" / "metrics.jsonl")
     write_report(scores, metrics, run.out / "report", adapter_metrics_log=logs)
@@ -155,6 +195,15 @@ def report(run: Pipeline) -> dict[str, Any]:
             run.console.print(f"  {hit.score:.3f}  {hit.id}{'  <- the answer' if hit.gold else ''}", highlight=False)
     run.console.print(f"\nreport: {run.out / 'report' / 'index.html'}\nmodel:  {run.out / 'model'}")
     return {"retention": scores.retention}
+
+
+def _write_card(run: Pipeline, scores: Scores) -> None:
+    """The bundle's README.md, now with its held-out scores."""
+    student = evaluation_of_run(run.out).models[0]
+    languages = [tag for source in scores.training.values() for tag in source.languages]
+    card = model_card(run.recipe, load(run.out / "model").spec, results=eval_results(student), languages=languages)
+    with atomic_write(run.out / "model" / "README.md") as temporary:
+        temporary.write_text(card, encoding="utf-8")
 
 
 def _stored(run: Pipeline, task: Task, role: str, texts: Sequence[str]) -> np.ndarray:
