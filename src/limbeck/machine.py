@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
 import platform
 import resource
@@ -98,6 +100,19 @@ def peak_rss_mib() -> float:
     """Most memory that this process has held so far, in MiB (2^20 bytes)."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10  # macOS counts bytes, Linux kibibytes
+
+
+def return_freed_memory() -> None:
+    """Give memory that was freed back to the system, where the C library is glibc.
+
+    Tensors of many shapes leave holes between what is still held, and glibc keeps those: each stage of a run would
+    start on top of what the largest tensors of the stage before it took.
+    """
+    gc.collect()
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
+        if trim is not None:
+            trim(0)
 
 
 def computes_in_bf16(device: str = "cpu") -> bool:

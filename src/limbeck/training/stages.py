@@ -15,7 +15,7 @@ from typing import Any
 from limbeck import __version__
 from limbeck.config import Adapter, DebianPackagesSource, FileSource, HubSource, PythonDocsSource, Recipe, Source, Task
 from limbeck.files import read_json, write_json
-from limbeck.machine import peak_rss_mib
+from limbeck.machine import peak_rss_mib, return_freed_memory
 
 MANIFEST = "stage.json"
 WITHOUT_SPREAD = "retrieval-without-spread"  # the adapter that shows what the regulariser does; not shipped
@@ -69,6 +69,7 @@ class Stage:
         body["peak_rss_mb"] = round(peak_rss_mib(), 1)  # of the process that ended it
         write_json(self.folder / MANIFEST, body)
         clock.forget()
+        return_freed_memory()
         return body
 
     def invalidate(self) -> None:
