@@ -276,8 +276,9 @@ def evaluate(
     tasks: Annotated[
         list[str],
         typer.Option(
-            help="An mteb benchmark or task, such as 'MTEB(eng, v2)' or SciFact, or a folder of evaluation sets "
-            "(<kind>/<name>/); may be given many times."
+            help="An mteb benchmark or task, such as 'MTEB(eng, v2)' or SciFact, a folder of evaluation sets "
+            "(<kind>/<name>/), or passkey, needle, passkey-4096 …: long texts made on the fly, so many words each. May "
+            "be given many times."
         ),
     ],
     dim: Annotated[

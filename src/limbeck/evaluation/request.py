@@ -6,8 +6,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from limbeck.evaluation.comparison import write_comparison
+from limbeck.evaluation.long_text import write_named
 from limbeck.evaluation.named_tasks import find_tasks
 from limbeck.evaluation.results import Evaluation, VectorPrecision
 from limbeck.evaluation.runner import evaluate
@@ -21,7 +23,7 @@ class Request:
     """What is to be scored on what; the options of `limbeck evaluate`."""
 
     models: Sequence[str]  # see `open_subject`
-    tasks: Sequence[str]  # see `find_tasks`
+    tasks: Sequence[str]  # see `find_tasks`, and `long_text.write_named`
     dims: Sequence[int] = ()  # () = the full width of each model
     precisions: Sequence[VectorPrecision] = ("float32",)
     adapter: str = BY_TASK
@@ -40,27 +42,28 @@ def answer(request: Request, *, command: str | None = None, tell: Tell = lambda 
     `command` is kept with the results; `tell` is called with what is being done. Raises LimbeckError, see `find_tasks`,
     `open_subject`, `variants_of` and `evaluate`.
     """
-    tell("looking for the tasks")  # before any model is loaded: a misspelt name costs seconds
-    found = find_tasks(request.tasks, skip_private=request.skip_private)
-    subjects: list[Subject] = []
-    for model in request.models:
-        tell(f"loading {model}")
-        subjects.append(open_subject(model, compute=request.compute, max_tokens=request.max_tokens))
-    variants = variants_of(
-        subjects, dims=request.dims, precisions=request.precisions, adapter=request.adapter, names=request.models
-    )
-    out = request.out or default_out(subjects)
-    evaluation = evaluate(
-        variants,
-        found.tasks,
-        out,
-        training=request.training,
-        strict=request.strict,
-        curves=request.curves,
-        warnings=found.warnings,
-        command=command,
-        tell=tell,
-    )
+    with TemporaryDirectory() as made:  # scores are kept by what is in a set, wherever it lay
+        tell("looking for the tasks")  # before any model is loaded: a misspelt name costs seconds
+        found = find_tasks(write_named(request.tasks, Path(made)), skip_private=request.skip_private)
+        subjects: list[Subject] = []
+        for model in request.models:
+            tell(f"loading {model}")
+            subjects.append(open_subject(model, compute=request.compute, max_tokens=request.max_tokens))
+        variants = variants_of(
+            subjects, dims=request.dims, precisions=request.precisions, adapter=request.adapter, names=request.models
+        )
+        out = request.out or default_out(subjects)
+        evaluation = evaluate(
+            variants,
+            found.tasks,
+            out,
+            training=request.training,
+            strict=request.strict,
+            curves=request.curves,
+            warnings=found.warnings,
+            command=command,
+            tell=tell,
+        )
     write_comparison(evaluation, out)
     return evaluation, out
 
