@@ -10,15 +10,13 @@ from scipy import stats
 from limbeck.errors import ConfigError, DataError
 from limbeck.evaluation import statistics
 from limbeck.evaluation.results import ModelResult, TaskResult
-from limbeck.evaluation.statistics import averages, mean_interval, over_seeds, paired_bootstrap
+from limbeck.evaluation.statistics import averages, mean_interval, paired_bootstrap
 
 
-def model(scores: dict[str, tuple[str, float]], *, seed: int | None = None, group: str | None = "g") -> ModelResult:
+def model(scores: dict[str, tuple[str, float]]) -> ModelResult:
     """scores: task → (type, score)."""
     tasks = [TaskResult(task=n, type=t, metric="m", score=s) for n, (t, s) in scores.items()]
-    return ModelResult(
-        model="m", identity=f"m{seed}", kind="bundle", group=group, seed=seed, dim=8, precision="float32", tasks=tasks
-    )
+    return ModelResult(model="m", identity="m", kind="bundle", dim=8, precision="float32", tasks=tasks)
 
 
 def queries(values: np.ndarray) -> dict[str, float]:
@@ -49,38 +47,6 @@ def test_one_value_has_a_mean_and_no_interval():
     found = mean_interval([0.5])
     assert (found.mean, found.n) == (0.5, 1)
     assert math.isnan(found.low) and math.isnan(found.high)
-
-
-def test_seeds_give_an_interval_of_each_task_and_of_each_average():
-    results = [
-        model({"a": ("STS", 0.5 + s / 10), "b": ("STS", 0.7), "c": ("Retrieval", 0.2)}, seed=s) for s in range(3)
-    ]
-    found = over_seeds(results)
-    assert found.group == "g"
-    assert found.by_task == {
-        "a": mean_interval([0.5, 0.6, 0.7]),
-        "b": mean_interval([0.7] * 3),
-        "c": mean_interval([0.2] * 3),
-    }
-    assert found.by_type["STS"].mean == pytest.approx(0.65)
-    assert found.mean_task.mean == pytest.approx((0.6 + 0.7 + 0.2) / 3)
-    assert found.mean_type.mean == pytest.approx((0.65 + 0.2) / 2)
-    # means over types are 0.4, 0.425 and 0.45
-    assert found.mean_type.high - found.mean_type.mean == pytest.approx(4.302653 * 0.025 / math.sqrt(3), rel=1e-6)
-
-
-def test_results_that_are_no_seeds_of_one_training_are_refused():
-    one = {"a": ("STS", 0.5)}
-    with pytest.raises(DataError, match="these 2 results are of 'g', 'h'"):
-        over_seeds([model(one, seed=0), model(one, seed=1, group="h")])
-    with pytest.raises(DataError, match="these 2 results are of None"):
-        over_seeds([model(one, seed=0, group=None), model(one, seed=1, group=None)])
-    with pytest.raises(DataError, match="seed 3 occurs 2 times"):
-        over_seeds([model(one, seed=3), model(one, seed=3)])
-    with pytest.raises(DataError, match="m1 has no score of b"):
-        over_seeds([model(one | {"b": ("STS", 0.1)}, seed=0), model(one, seed=1)])
-    with pytest.raises(DataError, match="no group"):
-        over_seeds([])
 
 
 # -------------------------------------------------------------------------------------- averages

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -46,17 +45,6 @@ class Averages:
     mean_task: float
     mean_type: float
     by_type: dict[str, float]
-
-
-@dataclass(frozen=True, slots=True)
-class OverSeeds:
-    """Trainings that differ in nothing but their seed."""
-
-    group: str | None
-    by_task: dict[str, Interval]
-    by_type: dict[str, Interval]
-    mean_task: Interval
-    mean_type: Interval
 
 
 def mean_interval(values: Sequence[float], level: float = 0.95) -> Interval:
@@ -143,36 +131,6 @@ def averages(result: ModelResult) -> Averages:
         mean_task=float(np.mean([task.score for task in result.tasks])),
         mean_type=float(np.mean(list(by_type.values()))),
         by_type=by_type,
-    )
-
-
-def over_seeds(results: Sequence[ModelResult], level: float = 0.95) -> OverSeeds:
-    """Mean and interval of each task, and of each average, over trainings of one group.
-
-    Raises DataError: no results, results of different groups or tasks, a seed that occurs twice.
-    """
-    groups = {result.group for result in results}
-    if len(groups) != 1 or (None in groups and len(results) > 1):
-        named = ", ".join(sorted(map(repr, groups))) or "no group"
-        raise DataError(f"only seeds of one group are averaged, and these {len(results)} results are of {named}")
-    seeds = Counter(result.seed for result in results if result.seed is not None)
-    if twice := sorted(seed for seed, count in seeds.items() if count > 1):
-        raise DataError(f"seed {twice[0]} occurs {seeds[twice[0]]} times: results of one seed are one measurement")
-    scores = [{task.task: task.score for task in result.tasks} for result in results]
-    every = {name for found in scores for name in found}
-    for result, found in zip(results, scores, strict=True):
-        if missing := sorted(every - found.keys()):
-            raise DataError(
-                f"{result.identity} has no score of {', '.join(missing)}, which other seeds have: evaluate it on the "
-                "same tasks"
-            )
-    means = [averages(result) for result in results]
-    return OverSeeds(
-        group=results[0].group,
-        by_task={name: mean_interval([found[name] for found in scores], level) for name in scores[0]},
-        by_type={name: mean_interval([m.by_type[name] for m in means], level) for name in means[0].by_type},
-        mean_task=mean_interval([m.mean_task for m in means], level),
-        mean_type=mean_interval([m.mean_type for m in means], level),
     )
 
 
