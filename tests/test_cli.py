@@ -19,7 +19,7 @@ from typer.main import get_command
 import limbeck
 from limbeck import cli, encode_file
 from limbeck.config import Recipe
-from limbeck.errors import TrainingError
+from limbeck.errors import TextError, TrainingError
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = sorted(get_command(cli.app).commands)  # type: ignore[attr-defined]
@@ -28,13 +28,15 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 class LetterCounts:
-    """A model whose vectors count the letters a to h; a query is a document with one more a."""
+    """A model whose vectors count the letters a to h; a query is a document with one more a. A letter is a token."""
 
     dim = 8
+    max_tokens = 500
     tasks: tuple[str, ...] = ()
 
     def __init__(self) -> None:
         self.calls: list[dict[str, Any]] = []
+        self.truncated = 0
 
     def fingerprint_of(self, task: Any) -> str:
         return f"letters {task}"
@@ -42,8 +44,12 @@ class LetterCounts:
     def route(self, texts: list[str], *, role: str) -> dict[str, float]:
         return {"retrieval": 1.0} if role == "query" else {"clustering": 0.75, "retrieval": 0.25}
 
-    def encode(self, texts, *, task=None, role="document", dim=None, precision="float32"):  # noqa: ANN001, ANN201
+    def encode(self, texts, *, task=None, role="document", dim=None, precision="float32", on_long="truncate"):  # noqa: ANN001, ANN201
         self.calls.append({"texts": list(texts), "task": task, "role": role, "dim": dim, "precision": precision})
+        long = [i for i, text in enumerate(texts) if len(text) > self.max_tokens]
+        if long and on_long == "error":
+            raise TextError(long[0], f"has {len(texts[long[0]])} tokens")
+        self.truncated = len(long)
         vectors = np.array([[t.count(letter) for letter in "abcdefgh"] for t in texts], np.float32).reshape(-1, 8)
         if role == "query":
             vectors[:, 0] += 1
@@ -281,7 +287,7 @@ def test_jsonl_gives_its_field_and_takes_vectors(tmp_path: Path, packed: bool, m
 
 
 def test_standard_input_goes_to_standard_output(model: LetterCounts, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdin", io.StringIO("aa\nb\n"))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"aa\nb\n")))
     code, out, err = run("encode", "m", "--json")
     assert [json.loads(line)["text"] for line in out.splitlines()] == ["aa", "b"]
     stats = json.loads(err)
@@ -348,8 +354,17 @@ def test_an_output_is_whole_or_as_it_was(
     ("name", "content", "options", "message"),
     [
         ("t.txt", b"", [], "holds no texts"),
-        ("t.txt", b"caf\xe9\n", [], "is not UTF-8 text"),
-        ("t.txt.gz", b"not gzip", [], "is not UTF-8 text"),
+        (
+            "t.txt",
+            b"a\ncaf\xe9\n",
+            [],
+            "t.txt:2: not UTF-8 (invalid continuation byte, byte 4 of the line): convert the",
+        ),
+        ("t.txt", b"a\nb\nl\xf6wer\n", [], "t.txt:3: not UTF-8 (invalid start byte, byte 2 of the line): convert the"),
+        ("t.txt", b"\xed\xa0\x80", [], "t.txt:1: not UTF-8"),  # a lone surrogate
+        ("t.jsonl", b'{"text": "a"}\n{"text": "\xff"}', ["--field", "text"], "t.jsonl:2: not UTF-8"),
+        ("t.txt.gz", b"not gzip", [], "t.txt.gz cannot be unpacked"),
+        ("t.txt.gz", gzip.compress(b"a" * 1000)[:20], [], "t.txt.gz cannot be unpacked"),
         ("t.jsonl", b'{"text": "a"}', [], "name the field of the text, e.g. --field text"),
         (
             "t.jsonl",
@@ -372,6 +387,44 @@ def test_an_input_that_does_not_fit_is_named_with_its_line(
     assert code == 1
     assert message in err
     assert model.calls == []
+
+
+def test_standard_input_that_is_not_utf8_is_named_with_its_line(
+    model: LetterCounts, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"aa\n\xe9\n"), encoding="latin-1"))
+    code, out, err = run("encode", "m")
+    assert (code, out) == (1, "")
+    assert err.startswith("limbeck: standard input:2: not UTF-8 (")
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_texts_that_were_cut_are_counted_over_all_chunks(
+    as_json: bool, tmp_path: Path, model: LetterCounts, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encode_file, "_CHUNK", 2)
+    (tmp_path / "t.txt").write_text("\n".join(["a" * 501, "b", "c", "d" * 600, "a" * 500]))
+    options = ["--out", tmp_path / "v.npy", *(["--json"] if as_json else [])]
+    code, out, err = run("encode", "m", tmp_path / "t.txt", *options)
+    assert code == 0
+    if as_json:
+        assert (json.loads(out)["truncated"], json.loads(out)["max_tokens"]) == (2, 500)
+    else:
+        assert err.endswith("v.npy; 2 of them cut at 500 tokens\n")
+    (tmp_path / "t.txt").write_text("a\nb")
+    assert "of them cut" not in run("encode", "m", tmp_path / "t.txt", "--out", tmp_path / "v.npy")[2]
+
+
+def test_strict_refuses_a_text_over_the_limit_and_names_its_line(
+    tmp_path: Path, model: LetterCounts, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encode_file, "_CHUNK", 2)
+    (tmp_path / "t.txt").write_text("\n".join(["a", "b", "c", "d" * 600, "e" * 700]))
+    code, _, err = run("encode", "m", tmp_path / "t.txt", "--out", tmp_path / "v.npy", "--strict")
+    assert (code, err) == (1, "limbeck: line 4 has 600 tokens\n")
+    assert not (tmp_path / "v.npy").exists()
+    (tmp_path / "t.txt").write_text("a\nb")
+    assert run("encode", "m", tmp_path / "t.txt", "--out", tmp_path / "v.npy", "--strict")[0] == 0
 
 
 def test_a_file_that_is_not_there_is_named(model: LetterCounts, run: Run) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 import limbeck
 from limbeck import cli
-from limbeck.config import TASKS
+from limbeck.config import TASKS, Scaling
 from limbeck.errors import ConfigError, ModelError
 from limbeck.export import export
 from limbeck.model import jina_v5
@@ -37,7 +37,13 @@ PROMPTS = {"query": "Query: ", "document": "Document: "}
 
 
 def make_bundle(
-    folder: Path, kind: str = "Qwen3", *, tasks: Sequence[str] = TASKS, pooling: Any = "last", **shape: Any
+    folder: Path,
+    kind: str = "Qwen3",
+    *,
+    tasks: Sequence[str] = TASKS,
+    pooling: Any = "last",
+    scaling: Scaling | None = None,
+    **shape: Any,
 ) -> Path:
     """A bundle that was trained with another theta than it runs with, and takes fewer tokens than its backbone."""
     hf = wordpiece() if kind in ("EuroBert", "Bert") else byte_level()
@@ -53,6 +59,7 @@ def make_bundle(
         max_tokens=LONGEST,
         train_theta=None if kind == "Bert" else 10_000.0,
         inference_theta=None if kind == "Bert" else THETA,
+        inference_scaling=scaling,
     )
     linears = {name: m.weight.shape for name, m in backbone.named_modules() if isinstance(m, nn.Linear)}
     adapters = {}
@@ -219,6 +226,54 @@ def test_a_bundle_with_some_adapters_exports_those(tmp_path: Path) -> None:
     assert set(jina_v5.read(out, attn_implementation="eager").adapters) == {"clustering", "retrieval"}
 
 
+# --------------------------------------------------------------------------------------------- scaling
+
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
+
+
+@pytest.mark.parametrize("kind", ["Qwen3", "EuroBert"])
+@pytest.mark.parametrize(
+    ("scaling", "written"),
+    [
+        (Scaling(type="yarn", factor=4, original_max_tokens=16), YARN),
+        (Scaling(type="linear", factor=3), {"rope_type": "linear", "factor": 3.0}),
+    ],
+)
+def test_an_export_carries_the_scaling_of_its_bundle_for_old_and_new_readers(
+    kind: str, scaling: Scaling, written: dict[str, Any], tmp_path: Path
+) -> None:
+    bundle = make_bundle(tmp_path / "bundle", kind, tasks=["retrieval"], scaling=scaling)
+    out = export(bundle, tmp_path / "out", format="jina-v5")
+    wanted = limbeck.load(bundle, device="cpu", precision="fp32").encode(TEXTS, task="retrieval")
+    config = out / "config.json"
+    body = json.loads(config.read_text())
+    assert (body["rope_theta"], body["rope_scaling"]) == (THETA, written)
+    assert transformers.AutoConfig.from_pretrained(out / "backbone").rope_parameters == written | {"rope_theta": THETA}
+    older = {key: value for key, value in body.items() if key != "rope_parameters"}
+    oldest = older | {"rope_scaling": {"type" if k == "rope_type" else k: v for k, v in written.items()}}
+    newer = {key: value for key, value in body.items() if key not in ("rope_theta", "rope_scaling")}
+    for spelling in (body, older, oldest, newer):
+        config.write_text(json.dumps(spelling))
+        read = limbeck.load(out, device="cpu", precision="fp32")
+        assert read.spec.inference_scaling == scaling
+        np.testing.assert_allclose(read.encode(TEXTS, task="retrieval"), wanted, atol=1e-5)
+    config.write_text(json.dumps(older | {"rope_scaling": None}))
+    unscaled = limbeck.load(out, device="cpu", precision="fp32").encode(TEXTS, task="retrieval")
+    assert np.abs(unscaled - wanted).max() > 1e-3
+
+
+def test_a_scaling_that_limbeck_does_not_set_is_exported_as_it_is(tmp_path: Path) -> None:
+    own = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    own |= {"original_max_position_embeddings": 16}
+    bundle = make_bundle(tmp_path / "bundle", tasks=["retrieval"], rope_parameters=own | {"rope_theta": 10_000.0})
+    out = export(bundle, tmp_path / "out", format="jina-v5")
+    assert json.loads((out / "config.json").read_text())["rope_scaling"] == own
+    found, wanted = (
+        limbeck.load(f, device="cpu", precision="fp32").encode(TEXTS, task="retrieval") for f in (out, bundle)
+    )
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
 # -------------------------------------------------------------------------------------------- refusals
 
 
@@ -229,8 +284,8 @@ def test_a_bundle_with_some_adapters_exports_those(tmp_path: Path) -> None:
         ({"tasks": ()}, "tiny has no adapters.*train one"),
         ({"pooling": "mean"}, "pools by mean.*last token"),
         (
-            {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 10_000.0}},
-            "RoPE scaled by linear",
+            {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10_000.0}},
+            "RoPE of dynamic scaling.*take yarn or linear",
         ),
     ],
 )

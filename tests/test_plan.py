@@ -87,6 +87,13 @@ def by_name(plan: Plan) -> dict[str, Any]:
     return {stage.name: stage for stage in plan.stages}
 
 
+def test_a_source_made_of_another_is_unknown_and_of_nothing_that_must_be_fetched(tmp_path: Path) -> None:
+    data = file_source(tmp_path / "near.jsonl", [{"q": f"query {i}", "d": f"document {i}"} for i in range(10)])
+    data["sources"].append({"type": "distractors", "name": "hidden", "of": "near", "max_rows": 5})
+    plan = make_plan(recipe(data=data), probe=False)
+    assert "unknown until it is made of near, at most 5 rows" in printed(plan)
+
+
 # ------------------------------------------------------------------------------------- the two big recipes
 
 

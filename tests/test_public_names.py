@@ -13,16 +13,17 @@ SOURCE = Path(limbeck.__file__).parent
 # Imports point downward only: a module may import its own layer and those above it in this list.
 LAYERS = [
     ["limbeck", "limbeck.errors", "limbeck.files", "limbeck.folders", "limbeck.config"],
-    ["limbeck.objectives", "limbeck.compress", "limbeck.machine", "limbeck.nearest"],
+    ["limbeck.objectives", "limbeck.compress", "limbeck.machine", "limbeck.nearest", "limbeck.http_client"],
     ["limbeck.data", "limbeck.teacher", "limbeck.model"],
     ["limbeck.evaluation", "limbeck.search", "limbeck.encode_file", "limbeck.export"],
     ["limbeck.training", "limbeck.plan"],
+    ["limbeck.ablation"],
     ["limbeck.cli"],
 ]
 
 
 def test_the_public_names_are_these() -> None:
-    assert sorted(limbeck.__all__) == ["Encoder", "LimbeckError", "__version__", "load"]
+    assert sorted(limbeck.__all__) == ["Encoder", "LimbeckError", "__version__", "load", "spans_of"]
 
 
 @pytest.mark.parametrize("name", limbeck.__all__)

@@ -193,14 +193,26 @@ def encode(
     dim: DimOption = None,
     precision: Annotated[Precision, typer.Option(help="binary and ubinary: one bit a number.")] = Precision.float32,
     field: Annotated[str | None, typer.Option(help="Read JSON lines, and take the text from this field.")] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse a text over the model's limit, instead of cutting it there.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Turn texts into vectors. Row N of the output is line N of the input."""
+    """Turn texts into vectors. Row N of the output is line N of the input.
+
+    How many texts were cut at the model's limit is said at the end.
+    """
     import limbeck
     from limbeck.encode_file import Settings, encode_file, parse_task, read_texts
 
     texts = read_texts(source, field)
-    settings = Settings(role=role.value, task=parse_task(task) if task else None, dim=dim, precision=precision.value)
+    settings = Settings(
+        role=role.value,
+        task=parse_task(task) if task else None,
+        dim=dim,
+        precision=precision.value,
+        on_long="error" if strict else "truncate",
+    )
     encoder = limbeck.load(model)
     with _progress("encoding", len(texts)) as advance:
         stats = encode_file(encoder, texts, out, settings, progress=advance)
@@ -386,6 +398,73 @@ def compare(
         return
     show(evaluation, _console(sys.stdout))
     typer.echo(f"{folder / 'index.html'}, {folder / RESULTS}")
+
+
+class Experiment(StrEnum):
+    """Experiments of `limbeck ablate`."""
+
+    theta = "theta"
+
+
+@app.command(epilog="Example: limbeck ablate theta --length 256 --length 4096 --documents 20")
+def ablate(
+    context: typer.Context,
+    experiment: Annotated[Experiment, typer.Argument(metavar="NAME", help="theta: RoPE theta against length.")],
+    recipe: Annotated[str, typer.Option(help="Shipped name or YAML file, with an `extend:` section.")] = "demo-long",
+    out: Annotated[str | None, typer.Option(metavar="DIR", help="Default: runs/ablate/NAME.")] = None,
+    length: Annotated[
+        list[int] | None, typer.Option(min=32, help="Tokens of each document. Repeatable; default 256, 512 … 32,768.")
+    ] = None,
+    theta: Annotated[
+        list[float] | None, typer.Option(help="Another theta at inference, beside the recipe's two. Repeatable.")
+    ] = None,
+    documents: Annotated[int, typer.Option(min=10, help="Of each passkey and needle task, and as many queries.")] = 50,
+    budget: Annotated[
+        int | None, typer.Option(min=1, help="Tokens of all documents of a task: fewer documents of long ones, ≥ 10.")
+    ] = None,
+    tasks: Annotated[
+        list[str] | None, typer.Option(metavar="FOLDER", help="Real long documents to score as well. Repeatable.")
+    ] = None,
+    window: Annotated[
+        list[int] | None, typer.Option(min=32, help="Tokens that real documents are cut to. Repeatable.")
+    ] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Repeatable; each trains everything anew.")] = None,
+    changes: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run an experiment: train its arms, score them, and say what came out. What is done is not done again."""
+    from pathlib import Path
+
+    from limbeck.ablation.theta import Settings, ablate_theta
+    from limbeck.ablation.theta_page import verdicts, write_theta_page
+    from limbeck.evaluation.long_text import LENGTHS
+
+    settings = Settings(
+        lengths=length or LENGTHS,
+        documents=documents,
+        queries=documents,
+        real=[Path(folder) for folder in tasks or ()],
+        windows=window or (512, 8192),
+        thetas=theta or (),
+        seeds=seed or (0,),
+        budget=budget,
+    )
+    folder = Path(out or f"runs/ablate/{experiment.value}")
+    results = ablate_theta(
+        recipe,
+        folder,
+        settings,
+        overrides=changes or (),
+        command=shlex.join(["limbeck", *context.find_root().obj]),
+        console=_console(sys.stderr),
+    )
+    write_theta_page(results, folder)
+    if as_json:
+        _print_json(results.model_dump(mode="json"))
+        return
+    for text in verdicts(results):
+        typer.echo(text)
+    typer.echo(f"{folder / 'index.html'}, {folder / 'results.json'}")
 
 
 @app.command(epilog="Example: limbeck export runs/demo/model --format jina-v5 --out runs/demo/jina-v5")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from limbeck.errors import ConfigError
 from limbeck.files import atomic_write
@@ -106,7 +106,8 @@ class PythonDocsSource(Section):
     # summary = pairs summary → name and rest; package = text without its name, its package as label, section = with the
     # part of the package as label, such as torch.nn (labels of fewer than 30 texts are left out); graded = two texts,
     # scored 0 to 1 by how near they are documented to each other
-    pairs: Literal["summary", "package", "section", "graded"] = "summary"
+    # class, module = summary of a class or module → all that is documented in it, one after the other
+    pairs: Literal["summary", "package", "section", "graded", "class", "module"] = "summary"
     packages: list[str] | None = None  # import names, e.g. ["numpy"]; None = the standard library and all installed
     paths: list[str] | None = None  # folders of .py files to read instead of the installed packages
     weight: float = Field(default=1.0, gt=0)
@@ -133,7 +134,81 @@ class DebianPackagesSource(Section):
     max_rows: int | None = Field(default=None, gt=0)
 
 
-Source = Annotated[FileSource | HubSource | PythonDocsSource | DebianPackagesSource, Field(discriminator="type")]
+class DistractorsSource(Section):
+    """Long documents made of short ones: the document of a pair, hidden among the documents of other pairs.
+
+    Made of another source once that is cleaned and split, each half from its own half.
+    """
+
+    type: Literal["distractors"] = "distractors"
+    name: str
+    of: str  # name of a source of pairs or triplets that stands before this one
+    chars: tuple[int, int] = (4_000, 32_000)  # shortest and longest document, drawn evenly by their logarithm
+    # What the teacher reads in place of the long document: all of it, or the hidden one alone, so that the student
+    # learns to find it in the noise
+    teacher_reads: Literal["whole", "answer"] = "whole"
+    weight: float = Field(default=1.0, gt=0)
+    max_rows: int | None = Field(default=None, gt=0)  # a stable sample of so many; None = one for each pair
+
+    @model_validator(mode="after")
+    def _lengths(self) -> DistractorsSource:
+        if not 1 <= self.chars[0] <= self.chars[1]:
+            raise ValueError(f"chars are the shortest and the longest document, got {self.chars}")
+        return self
+
+
+class QueryModel(Section):
+    """A language model behind an OpenAI-compatible /v1/chat/completions endpoint that writes queries."""
+
+    model: str
+    base_url: str  # e.g. "http://localhost:8080/v1"
+    api_key_env: str = "OPENAI_API_KEY"  # name of the environment variable that holds the key
+    prompt: str = (
+        "Write one question that somebody would type into a search engine and that the text below answers. "
+        "Answer with the question alone, in the language of the text.\n\n{document}"
+    )  # {document} is the text
+    max_chars: int = Field(default=24_000, gt=0)  # of the document that the model is shown
+    max_tokens: int = Field(default=128, gt=0)  # of its answer
+    temperature: float = Field(default=0.0, ge=0)
+    requests_per_minute: float | None = Field(default=None, gt=0)
+    concurrency: int = Field(default=4, gt=0)  # requests in flight
+    timeout_seconds: float = Field(default=120.0, gt=0)
+    max_retries: int = Field(default=6, ge=0)
+    cache: str = "runs/query-cache"  # answers are kept here, shared between runs
+
+    @field_validator("prompt")
+    @classmethod
+    def _document(cls, prompt: str) -> str:
+        if "{document}" not in prompt:
+            raise ValueError("the prompt must say {document} where the text goes")
+        return prompt
+
+
+class QueriesSource(Section):
+    """Pairs made of documents without queries; made of another source once that is cleaned and split."""
+
+    type: Literal["queries"] = "queries"
+    name: str
+    of: str  # name of a source that stands before this one; of pairs, the documents are taken
+    # heading = each heading inside a document asks for it; summary = its first sentence, taken out of it, does;
+    # model = a question that `model` writes
+    by: Literal["heading", "summary", "model"]
+    model: QueryModel | None = None
+    weight: float = Field(default=1.0, gt=0)
+    max_rows: int | None = Field(default=None, gt=0)  # a stable sample of so many
+
+    @model_validator(mode="after")
+    def _complete(self) -> QueriesSource:
+        if (self.by == "model") != (self.model is not None):
+            raise ValueError("`by: model` goes with a `model:` section")
+        return self
+
+
+DerivedSource = DistractorsSource | QueriesSource
+Source = Annotated[
+    FileSource | HubSource | PythonDocsSource | DebianPackagesSource | DistractorsSource | QueriesSource,
+    Field(discriminator="type"),
+]
 
 
 class Data(Section):
@@ -147,8 +222,9 @@ class Data(Section):
     min_chars: int = Field(default=1, ge=1)  # shorter texts are dropped, and counted
 
     def heldout_of(self, source: Source) -> float:
-        """Share of a source's documents that is kept from training."""
-        return self.heldout_fraction if source.heldout_fraction is None else source.heldout_fraction
+        """Share of a source's documents that is kept from training; a derived source keeps what its own source does."""
+        own = None if isinstance(source, DerivedSource) else source.heldout_fraction
+        return self.heldout_fraction if own is None else own
 
     @field_validator("sources")
     @classmethod
@@ -156,6 +232,11 @@ class Data(Section):
         names = [s.name for s in sources]
         if len(set(names)) != len(names):
             raise ValueError(f"source names must differ, got {names}: set `name:` on each")
+        for i, source in enumerate(sources):
+            if isinstance(source, DerivedSource) and source.of not in names[:i]:
+                raise ValueError(
+                    f"{source.name} is made of {source.of!r}, which must stand before it; there are {names[:i]}"
+                )
         return sources
 
 
@@ -169,7 +250,12 @@ class Teacher(Section):
     model: str  # hub id or folder; for `package` the PyPI name; for `openai` the model field of the request
     revision: str | None = None  # hub revision; part of the key of every stored vector
     dim: int = Field(gt=0)  # width of the teacher's vectors
-    max_tokens: int | None = Field(default=None, gt=0)  # the teacher truncates longer texts; None = its own limit
+    max_tokens: int | None = Field(default=None, gt=0)  # longest text that it reads in one piece; None = its own limit
+    # Longer texts: truncate = the teacher reads their beginning, and they are counted; chunks = it reads all of them in
+    # pieces, and the mean of the pieces' vectors, each counting by its tokens, is the text's
+    long_texts: Literal["truncate", "chunks"] = "truncate"
+    chunk_overlap: int = Field(default=0, ge=0)  # tokens that a piece shares with the one before
+    tokenizer: str | None = None  # openai only: hub id or folder, to count tokens where texts are cut into pieces
     query_instruction: str = ""  # put in front of every query
     document_instruction: str = ""
     batch_tokens: int = Field(default=16384, gt=0)  # padded tokens of one forward pass
@@ -190,17 +276,42 @@ class Teacher(Section):
     def _endpoint(self) -> Teacher:
         if self.type == "openai" and not self.base_url:
             raise ValueError("an openai teacher needs `base_url`")
+        if self.type == "openai" and self.long_texts == "chunks" and not (self.tokenizer and self.max_tokens):
+            raise ValueError("an openai teacher that reads long texts in chunks needs `tokenizer` and `max_tokens`")
+        if self.max_tokens is not None and self.chunk_overlap >= self.max_tokens:
+            raise ValueError(f"chunk_overlap must be below max_tokens, {self.max_tokens}, got {self.chunk_overlap}")
         return self
 
 
 # ------------------------------------------------------------------------------------------ student
 
 
+class Scaling(Section):
+    """Rotary positions stretched beyond the length that the weights know, by a way that transformers names."""
+
+    # dynamic: theta grows with the text, so it is for inference alone: training puts texts of all lengths together
+    type: Literal["linear", "dynamic", "yarn"]
+    factor: float = Field(ge=1)  # times that the known length is stretched
+    original_max_tokens: int | None = Field(default=None, gt=1)  # known length; None = the backbone's
+    # max_position_embeddings
+
+
+def _not_dynamic(scaling: Scaling | None) -> Scaling | None:
+    if scaling is not None and scaling.type == "dynamic":
+        raise ValueError("dynamic scaling is for inference alone: train with linear or yarn, or without")
+    return scaling
+
+
+TrainScaling = Annotated[Scaling | None, AfterValidator(_not_dynamic)]
+
+
 class Rope(Section):
     """Rotary position embedding: one theta while training, another at inference (paper, stage 1)."""
 
     train_theta: float | None = Field(default=None, gt=0)  # None = as the backbone was made
-    inference_theta: float | None = Field(default=None, gt=0)  # None = the training theta
+    inference_theta: float | None = Field(default=None, gt=0)  # None = that of the last stage of training
+    train_scaling: TrainScaling = None  # None = as the backbone was made
+    inference_scaling: Scaling | None = None  # None = that of the last stage of training
 
 
 class Fresh(Section):
@@ -267,10 +378,9 @@ class Optimizer(Section):
     final_fraction: float = Field(default=0.0, ge=0, le=1)  # learning rate at the last step, as a share of the peak
 
 
-class Distill(Section):
-    """Stage 1: the student, projected up, points where the teacher points. Loss 1 − cos, both sides of the pair."""
+class Stage1(Section):
+    """What both phases of stage 1 have: the student, projected up, points where the teacher points. Loss 1 − cos."""
 
-    sources: list[str] | None = None  # names of data.sources to train on; None = all
     steps: int = Field(gt=0)  # optimizer steps
     tokens_per_step: int = Field(default=16384, gt=0)  # real (unpadded) tokens of one optimizer step, over all devices
     # Padded tokens of one forward pass on one device: the memory dial
@@ -279,8 +389,6 @@ class Distill(Section):
     train_token_embeddings: bool = True  # False = the look-up table stays as it was made: a tenth of a small student's
     # step goes into it, and a copied one is already good
     matryoshka_weights: list[float] | None = None  # one per student.dims; None = equal
-    projection_init: Literal["rotation", "random"] = "rotation"  # rotation = the one that fits a sample of texts best:
-    # it keeps angles, so that the student's own vectors learn what the projected ones are taught
     optimizer: Optimizer = Optimizer()
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto = bf16 autocast where the machine computes in it
     compile: Literal["auto", "on", "off"] = "auto"  # auto = where the run is long enough to repay it
@@ -289,6 +397,26 @@ class Distill(Section):
     checkpoint_every: int = Field(default=500, gt=0)  # optimizer steps
     keep_checkpoints: int = Field(default=2, gt=0)
     log_every: int = Field(default=10, gt=0)
+
+
+class Distill(Stage1):
+    """Stage 1, on both sides of every pair."""
+
+    sources: list[str] | None = None  # names of data.sources to train on; None = all that `extend` does not name
+    projection_init: Literal["rotation", "random"] = "rotation"  # rotation = the one that fits a sample of texts best:
+    # it keeps angles, so that the student's own vectors learn what the projected ones are taught
+
+
+class Extend(Stage1):
+    """The long-context phase of stage 1: on with the same objective, on long texts, with short ones among them."""
+
+    sources: list[str] = Field(min_length=1)  # names of data.sources with long texts
+    short_sources: list[str] | None = None  # mixed in, so that short texts keep their vectors; None = those of distill
+    short_share: float = Field(default=0.3, ge=0, lt=1)  # share of the tokens that is short
+    short_max_tokens: int | None = Field(default=None, gt=1)  # short texts are cut here; None = as in distill
+    theta: float | None = Field(default=None, gt=0)  # RoPE theta from here on; None = student.rope.train_theta
+    scaling: TrainScaling = None  # from here on; None = student.rope.train_scaling
+    gradient_checkpointing: bool = True  # a long text's activations would not fit
 
 
 # ----------------------------------------------------------------------------------------- adapters
@@ -353,6 +481,8 @@ class Adapter(Section):
     teacher_instruction: str | None = None  # what the teacher is told; None = teacher.query_instruction for queries,
     # teacher.document_instruction for all other text
     matryoshka_weights: list[float] | None = None  # one per student.dims; None = equal
+    theta: float | None = Field(default=None, gt=0)  # RoPE theta while training; None = that of stage 1's last phase
+    scaling: TrainScaling = None  # while training; None = that of stage 1's last phase
     train_projection: bool = False  # True = the map into the teacher's space is trained along, for this adapter alone
     lora: Lora = Lora()
     average: Average | None = Average()
@@ -452,6 +582,7 @@ class Recipe(Section):
     teacher: Teacher
     student: Student
     distill: Distill
+    extend: Extend | None = None  # None = there is no long-context phase
     adapters: Adapters = Adapters()
     evaluate: Evaluate = Evaluate()
 
@@ -459,7 +590,8 @@ class Recipe(Section):
     def _consistent(self) -> Recipe:
         names = [s.name for s in self.data.sources]
         stages = {f"adapters.{task}": block for task, block in self.adapters.by_task().items()}
-        for where, stage in {"distill": self.distill, **stages}.items():
+        stage_1 = {"distill": self.distill} | ({"extend": self.extend} if self.extend else {})
+        for where, stage in {**stage_1, **stages}.items():
             weights = stage.matryoshka_weights
             if weights is not None and len(weights) != len(self.student.dims):
                 raise ValueError(
@@ -470,7 +602,24 @@ class Recipe(Section):
                 raise ValueError(f"{where}.sources names {unknown}, data.sources has {names}")
             if len(set(asked)) < len(asked):
                 raise ValueError(f"{where}.sources names a source twice: {asked}")
+        if self.extend and (unknown := [n for n in self.extend.short_sources or [] if n not in names]):
+            raise ValueError(f"extend.short_sources names {unknown}, data.sources has {names}")
+        if self.extend and (both := set(self.extend.sources) & set(self.short_sources)):
+            raise ValueError(f"extend.sources and short_sources share {sorted(both)}: name each source once")
         return self
+
+    @property
+    def distill_sources(self) -> list[str]:
+        """Sources of stage 1, its first phase."""
+        later = self.extend.sources if self.extend else []
+        return self.distill.sources or [s.name for s in self.data.sources if s.name not in later]
+
+    @property
+    def short_sources(self) -> list[str]:
+        """Sources of short texts that the long-context phase mixes in."""
+        if self.extend is None or not self.extend.short_share:
+            return []
+        return self.distill_sources if self.extend.short_sources is None else self.extend.short_sources
 
     @property
     def out_dir(self) -> Path:

@@ -6,15 +6,16 @@ import gzip
 import json
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 
-from limbeck.errors import ConfigError, DataError
+from limbeck.errors import ConfigError, DataError, TextError
 from limbeck.files import atomic_write
 
 Chunk: TypeAlias = tuple[np.ndarray, np.ndarray | None]
@@ -25,7 +26,14 @@ _CHUNK = 4096  # texts encoded between two writes: what a large input holds in m
 class TextEncoder(Protocol):
     """What is needed of a model; `limbeck.load` gives one."""
 
-    def encode(self, texts: list[str], *, task: Any, role: Any, dim: int | None, precision: Any) -> Any:
+    truncated: int  # texts that the last call of `encode` cut
+
+    @property
+    def max_tokens(self) -> int:
+        """Where it cuts them."""
+        ...
+
+    def encode(self, texts: list[str], *, task: Any, role: Any, dim: int | None, precision: Any, on_long: Any) -> Any:
         """Vectors [N, D] of N texts; in int8, codes [N, D] and scales [N]."""
         ...
 
@@ -42,6 +50,7 @@ class Settings:
     task: str | Mapping[str, float] | None = None
     dim: int | None = None
     precision: Literal["float32", "int8", "binary", "ubinary"] = "float32"
+    on_long: Literal["truncate", "error"] = "truncate"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +65,18 @@ class Stats:
     seconds: float  # encoding and writing; loading the model is not counted
     texts_per_second: float
     out: str
+    truncated: int  # texts that were cut, at
+    max_tokens: int
 
     def __str__(self) -> str:
         """One line for people."""
         size = f"{self.bytes / 2**20:.1f} MiB" if self.bytes >= 2**20 else f"{self.bytes:,} bytes"
         where = "standard output" if self.out == "-" else self.out
         task = f" for {self.task}" if self.task else ""
+        cut = f"; {self.truncated:,} of them cut at {self.max_tokens:,} tokens" if self.truncated else ""
         return (
             f"{self.texts:,} texts × {self.numbers} {self.precision} ({size}){task} in {self.seconds:.1f} s, "
-            f"{self.texts_per_second:,.0f} texts/s → {where}"
+            f"{self.texts_per_second:,.0f} texts/s → {where}{cut}"
         )
 
 
@@ -83,10 +95,10 @@ def read_texts(source: str, field: str | None = None) -> list[str]:
     name = "standard input" if source == "-" else source
     try:
         with _opened(source) as lines:
-            plain = (line.rstrip("\r\n") for line in lines)
+            plain = (line.rstrip("\r\n") for line in _decoded(lines, name))
             texts = list(plain) if field is None else list(_fields(plain, field, name))
-    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
-        raise DataError(f"{name} is not UTF-8 text: {error}") from None
+    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
+        raise DataError(f"{name} cannot be unpacked ({error}): copy it anew, or unpack it by hand") from None
     except FileNotFoundError:
         raise DataError(f"no such file: {source}") from None
     if not texts:
@@ -127,7 +139,8 @@ def encode_file(
         settings: how to encode. The task "auto" is settled once, by all texts, so that all vectors lie in one space.
         progress: called with the number of texts done since the last call.
 
-    Raises ConfigError for another ending of `out`.
+    Raises ConfigError: another ending of `out`. DataError that names the line: a text that cannot be encoded, or is too
+    long where that is an error.
     """
     settings = settings or Settings()
     array = ".npz" if settings.precision == "int8" else ".npy"
@@ -139,7 +152,8 @@ def encode_file(
     if settings.task == "auto":
         settings = replace(settings, task=encoder.route(texts, role=settings.role))
     task = task_words(settings.task)
-    chunks = _encoded(encoder, texts, settings, progress)
+    cuts: list[int] = []
+    chunks = _encoded(encoder, texts, settings, cuts, progress)
     if out == "-":
         row, size = _write_jsonl(sys.stdout, texts, chunks, task)
     else:
@@ -153,20 +167,38 @@ def encode_file(
                     row, size = _write_jsonl(lines, texts, chunks, task)
     seconds = time.perf_counter() - start
     speed = round(len(texts) / seconds, 1)
-    return Stats(len(texts), row, settings.precision, task, size, round(seconds, 3), speed, out)
+    return Stats(
+        texts=len(texts),
+        numbers=row,
+        precision=settings.precision,
+        task=task,
+        bytes=size,
+        seconds=round(seconds, 3),
+        texts_per_second=speed,
+        out=out,
+        truncated=sum(cuts),
+        max_tokens=encoder.max_tokens,
+    )
 
 
 @contextmanager
-def _opened(source: str) -> Iterator[Iterable[str]]:
+def _opened(source: str) -> Iterator[Iterable[bytes]]:
     if source == "-":
-        yield sys.stdin
+        yield sys.stdin.buffer  # not its text: whether that is UTF-8 depends on the locale
     else:
-        with (
-            gzip.open(source, "rt", encoding="utf-8")
-            if source.endswith(".gz")
-            else open(source, encoding="utf-8") as lines
-        ):
+        with gzip.open(source, "rb") if source.endswith(".gz") else open(source, "rb") as lines:
             yield lines
+
+
+def _decoded(lines: Iterable[bytes], name: str) -> Iterator[str]:
+    for number, line in enumerate(lines, start=1):
+        try:
+            yield line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{name}:{number}: not UTF-8 ({error.reason}, byte {error.start + 1} of the line): convert the file, "
+                "e.g. with `iconv -f latin1 -t utf-8`"
+            ) from None
 
 
 def _fields(lines: Iterable[str], field: str, name: str) -> Iterator[str]:
@@ -183,14 +215,20 @@ def _fields(lines: Iterable[str], field: str, name: str) -> Iterator[str]:
 
 
 def _encoded(
-    encoder: TextEncoder, texts: list[str], settings: Settings, progress: Callable[[int], None] | None
+    encoder: TextEncoder,
+    texts: list[str],
+    settings: Settings,
+    cuts: list[int],
+    progress: Callable[[int], None] | None,
 ) -> Iterator[Chunk]:
-    """Vectors [n, D] and their scales [n], or None where they have none."""
+    """Vectors [n, D] and their scales [n], or None where they have none; `cuts` gets the number of texts cut."""
     for start in range(0, len(texts), _CHUNK):
         chunk = texts[start : start + _CHUNK]
-        found = encoder.encode(
-            chunk, task=settings.task, role=settings.role, dim=settings.dim, precision=settings.precision
-        )
+        try:
+            found = encoder.encode(chunk, **asdict(settings))
+        except TextError as error:
+            raise DataError(f"line {start + error.index + 1} {error.reason}") from None
+        cuts.append(encoder.truncated)
         yield found if isinstance(found, tuple) else (found, None)
         if progress:
             progress(len(chunk))

@@ -6,6 +6,7 @@ LimbeckError
 ├── TeacherError    the teacher cannot be loaded or reached, or answers nonsense
 ├── StoreError      the teacher store is torn, foreign or unreadable
 ├── ModelError      a backbone, tokenizer or bundle
+│   └── TextError   a text that a model cannot encode
 └── TrainingError   a run that cannot go on
 """
 
@@ -32,6 +33,15 @@ class StoreError(LimbeckError):
 
 class ModelError(LimbeckError):
     """A backbone, tokenizer or bundle does not fit."""
+
+
+class TextError(ModelError):
+    """A text cannot be encoded: `index` is its place among the texts given, `reason` what is wrong with it."""
+
+    def __init__(self, index: int, reason: str) -> None:
+        """The message is the text's number and the reason."""
+        super().__init__(f"text {index} {reason}")
+        self.index, self.reason = index, reason
 
 
 class TrainingError(LimbeckError):

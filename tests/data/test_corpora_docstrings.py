@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from limbeck.config import PythonDocsSource
-from limbeck.data.corpora import docstrings, python_docs
+from limbeck.data.corpora import docstrings, python_docs, syntax
 from limbeck.data.examples import LabelledText, ScoredPair
 from limbeck.errors import DataError
 
@@ -195,7 +195,7 @@ def test_files_that_cannot_be_read_are_skipped_and_counted(tmp_path: Path, caplo
         "nul.py": b'"""a"""\0',
         "latin.py": b'"""caf\xe9"""\n',
         "declared.py": b"# coding: latin-1\n" + function("g", "Order a café at the bar.").encode("latin-1"),
-        "huge.py": '"""' + "x" * docstrings.MAX_FILE_BYTES + '"""',
+        "huge.py": '"""' + "x" * syntax.MAX_FILE_BYTES + '"""',
         "deep.py": '"""x"""\n' + "(" * 500 + ")" * 500,
         "surrogate.py": function("h", r"Write half of a pair \\ud800 out.").replace("\\\\", "\\"),
     })  # fmt: skip
@@ -329,8 +329,8 @@ def test_a_file_is_parsed_once_for_all_sources_and_again_when_it_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     parsed: list[str] = []
-    parse = docstrings._parsed
-    monkeypatch.setattr(docstrings, "_parsed", lambda path, skipped: parsed.append(path.name) or parse(path, skipped))
+    parse = syntax._parsed
+    monkeypatch.setattr(syntax, "_parsed", lambda path, skipped: parsed.append(path.name) or parse(path, skipped))
     write(tmp_path, {"a.py": function("f", "Do something that is worth it."), "b.py": "x = 1"})
     first = read(tmp_path)
     assert read(tmp_path, max_document_chars=400) == first

@@ -314,6 +314,8 @@ def test_a_field_that_the_config_does_not_have_is_an_error_that_names_it(qwen3: 
         build(student(model=str(qwen3), config={"hiden_size": 8}), "unused", seed=0)
     with pytest.raises(ConfigError, match=r"\['rope_theta'\].*set student.rope.train_theta"):
         build(student(model=str(qwen3), config={"rope_theta": 5.0}), "unused", seed=0)
+    with pytest.raises(ConfigError, match="does not fit Qwen3Config: .*yarn.*factor"):
+        build(student(model=str(qwen3), config={"rope_parameters": {"rope_type": "yarn"}}), "unused", seed=0)
     with pytest.raises(ConfigError, match=r"names \['hiden_size'\]"):
         build(student(init="random", config={"model_type": "qwen3", "hiden_size": 8}, tokenizer=str(qwen3)), "", seed=0)
 

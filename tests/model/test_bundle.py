@@ -54,6 +54,17 @@ def test_the_manifest_is_read_as_it_was_written(bundle: Path, section) -> None:
     assert read_spec(bundle) == spec_of(section)
 
 
+def test_a_bundle_of_format_2_is_read_and_saved_again_as_one_of_format_3(bundle: Path, tmp_path: Path) -> None:
+    file = bundle / "limbeck.json"
+    body = json.loads(file.read_text()) | {"format": 2}
+    del body["train_scaling"], body["inference_scaling"]
+    file.write_text(json.dumps(body))
+    old = read_bundle(bundle)
+    assert (old.spec.format, old.spec.train_scaling, old.spec.inference_scaling) == (2, None, None)
+    save_bundle(tmp_path / "new", backbone=old.backbone, tokenizer=old.tokenizer, spec=old.spec, projection=None)
+    assert read_spec(tmp_path / "new").format == 3
+
+
 def test_a_bundle_takes_the_place_of_an_older_one_as_a_whole(make_bundle, section, bert: Path) -> None:
     folder = make_bundle(section, bert)
     (folder / "left-over.json").write_text("{}")
@@ -66,7 +77,7 @@ def test_a_bundle_takes_the_place_of_an_older_one_as_a_whole(make_bundle, sectio
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 3}, "has bundle format 3, this limbeck reads 2: upgrade limbeck"),
+        ({"format": 4}, "has bundle format 4, this limbeck reads 3: upgrade limbeck"),
         ({"format": 7, "something": "new"}, "has bundle format 7"),
         ({"format": "x"}, "limbeck.json does not fit: format: "),
         ({"something": "new"}, "limbeck.json does not fit: something: "),

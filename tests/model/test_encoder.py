@@ -18,9 +18,10 @@ from torch import nn
 import limbeck
 from limbeck import compress
 from limbeck.config import TASKS
-from limbeck.errors import ConfigError, DataError, ModelError
+from limbeck.errors import ConfigError, DataError, ModelError, TextError
 from limbeck.model import backbone as backbones
 from limbeck.model import encoder as encoders
+from limbeck.model import passes
 from limbeck.model.adapters import merged
 from limbeck.model.encoder import Encoder, load
 from limbeck.model.router import Router
@@ -172,7 +173,7 @@ def test_neighbours_and_padding_never_change_a_vector(kind: str, teachers: dict[
 def test_more_texts_than_are_tokenised_at_once_keep_their_places(shared: Encoder, monkeypatch) -> None:
     whole = shared.encode(TEXTS)
     counted = shared.truncated
-    monkeypatch.setattr(encoders, "_CHUNK", 4)
+    monkeypatch.setattr(passes, "_CHUNK", 4)
     np.testing.assert_allclose(shared.encode(TEXTS), whole, atol=1e-5, rtol=0)
     assert shared.truncated == counted
     with pytest.raises(ModelError, match="text 19 is not valid Unicode"):
@@ -192,6 +193,167 @@ def test_texts_over_the_limit_are_cut_and_counted(shared: Encoder) -> None:
 
 def test_a_text_of_100_000_characters_has_a_vector(shared: Encoder) -> None:
     assert np.linalg.norm(shared.encode("x y" * 33_334)) == pytest.approx(1, abs=1e-5)
+
+
+def test_texts_over_the_limit_are_an_error_where_that_is_asked_for(shared: Encoder, adapted: Encoder) -> None:
+    long = "word " * 1000
+    with pytest.raises(
+        ModelError, match=r"text 1 has 4,006 tokens, over the limit of 32: shorten it, or let it be cut"
+    ):
+        shared.encode(["short", long], on_long="error")
+    with pytest.raises(TextError, match="text 2 has") as caught:
+        adapted.encode(["a", "b", long], task=["retrieval", "clustering", "clustering"], on_long="error")
+    assert caught.value.index == 2
+    assert np.array_equal(shared.encode(["short"], on_long="error"), shared.encode(["short"]))
+    with pytest.raises(ConfigError, match="on_long must be one of truncate, error, got 'cut'"):
+        shared.encode(["short"], on_long="cut")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["rotary BERT", "causal Qwen3 over bytes", "EuroBERT"])
+def test_an_empty_text_and_a_word_of_100_000_characters_have_vectors(
+    kind: str, teachers: dict[str, Path], make_bundle
+) -> None:
+    section, teacher = sections(teachers)[kind]
+    encoder = load(make_bundle(section, teachers[teacher]), device="cpu", precision="fp32")
+    vectors = encoder.encode(["", "x" * 100_000, "é" * 100_000])
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(vectors[0], encoder.encode(""), atol=1e-5)
+
+
+def test_a_line_of_a_file_that_cannot_be_encoded_is_named(shared: Encoder, tmp_path: Path, monkeypatch) -> None:
+    from limbeck import encode_file
+
+    monkeypatch.setattr(encode_file, "_CHUNK", 2)
+    (tmp_path / "t.jsonl").write_text('{"t": "a"}\n{"t": ""}\n{"t": "\\ud800"}\n')
+    texts = encode_file.read_texts(str(tmp_path / "t.jsonl"), "t")
+    with pytest.raises(DataError, match="^line 3 is not valid Unicode"):
+        encode_file.encode_file(shared, texts, str(tmp_path / "v.npy"))
+    strict = encode_file.Settings(on_long="error")
+    with pytest.raises(DataError, match=r"^line 3 has \d+ tokens, over the limit of 32: shorten it"):
+        encode_file.encode_file(shared, ["a", "b", "join " * 50], str(tmp_path / "v.npy"), strict)
+    stats = encode_file.encode_file(shared, ["a", "b", "join " * 50], str(tmp_path / "v.npy"))
+    assert str(stats).endswith("v.npy; 1 of them cut at 32 tokens")
+
+
+# ----------------------------------------------------------------------------------- late chunking
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_text_in_one_span_has_the_vector_of_the_text(kind: str, teachers: dict[str, Path], make_bundle) -> None:
+    section, teacher = sections(teachers)[kind]
+    encoder = load(make_bundle(section, teachers[teacher]), device="cpu", precision="fp32")
+    texts = [text for text in TEXTS if text.strip() and len(text) < 100]
+    for role in ("query", "document"):
+        expected = encoder.encode(texts, role=role)
+        whole = [t for t in texts if len(encoder.tokenizer.hf("Document: " + t).input_ids) < encoder.max_tokens]
+        found = encoder.encode(whole, role=role, spans=[[(0, len(text))] for text in whole])
+        assert len(whole) >= 5
+        for text, vector in zip(whole, found, strict=True):
+            np.testing.assert_allclose(vector, expected[[texts.index(text)]], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("pooling", ["last", "mean", "cls"])
+def test_a_span_in_a_bidirectional_model_is_pooled_from_the_states_of_its_tokens(
+    pooling: str, eurobert: Path, make_bundle
+) -> None:
+    encoder = load(make_bundle(student(model=str(eurobert), pooling=pooling), eurobert), device="cpu", precision="fp32")
+    text, span = "join two tables on a key", (5, 15)  # "two tables"
+    ids = encoder.tokenizer.hf("Document: " + text, return_tensors="pt", return_offsets_mapping=True)
+    offsets = ids.pop("offset_mapping")[0] - len("Document: ")
+    inside = [i for i, (begin, end) in enumerate(offsets.tolist()) if end > begin >= span[0] and end <= span[1]]
+    with torch.no_grad():
+        states = encoder.model.backbone(ids.input_ids).last_hidden_state[0, inside]
+    by_hand = {"last": states[-1], "mean": states.mean(dim=0), "cls": states[0]}[pooling]
+    [[found]] = encoder.encode([text], spans=[[span]])
+    np.testing.assert_allclose(found, torch.nn.functional.normalize(by_hand, dim=0), atol=1e-6)
+    # what stands around it is known to it
+    [[other]] = encoder.encode([text.replace("join", "split")], spans=[[(6, 16)]])
+    assert np.abs(found - other).max() > 1e-3
+
+
+def test_a_span_of_a_causal_model_does_not_know_what_follows_it(teachers: dict[str, Path], make_bundle) -> None:
+    section, teacher = sections(teachers)["pretrained Qwen3"]
+    encoder = load(make_bundle(section, teachers[teacher]), device="cpu", precision="fp32")
+    [first, second] = encoder.encode(
+        ["join two tables", "join two strings"], spans=[[(0, 8), (9, 15)], [(0, 8), (9, 16)]]
+    )
+    np.testing.assert_allclose(first[0], second[0], atol=1e-6)
+    assert np.abs(first[1] - second[1]).max() > 1e-3
+
+
+def test_spans_work_with_tasks_dims_and_precisions(adapted: Encoder) -> None:
+    texts = ["join two tables", "", "a", "split the string at sep"]
+    spans: Any = [[(5, 8), (0, 15), (5, 8)], [], [(0, 1)], [(0, 23)]]
+    plain = adapted.encode(texts, task="retrieval", dim=16)
+    found = adapted.encode(texts, task="retrieval", dim=16, spans=spans)
+    assert [f.shape for f in found] == [(3, 16), (0, 16), (1, 16), (1, 16)]
+    assert np.array_equal(found[0][0], found[0][2])
+    for vector, i in ((found[0][1], 0), (found[2][0], 2), (found[3][0], 3)):
+        np.testing.assert_allclose(vector, plain[i], atol=1e-6)
+    rows = np.concatenate(found)
+    precisions: tuple[compress.Precision, ...] = ("int8", "binary", "ubinary")
+    for precision in precisions:
+        expected = compress.compress(rows, precision)
+        small = adapted.encode(texts, task="retrieval", dim=16, spans=spans, precision=precision)
+        if precision == "int8":
+            assert [len(codes) for codes, _ in small] == [len(scales) for _, scales in small] == [3, 0, 1, 1]
+            for part in (0, 1):
+                assert np.array_equal(np.concatenate([pair[part] for pair in small]), expected[part])
+        else:
+            assert np.array_equal(np.concatenate(small), expected)
+    mixed = adapted.encode(texts, task=["retrieval", "auto", "clustering", "retrieval"], dim=16, spans=spans)
+    np.testing.assert_allclose(mixed[0], found[0], atol=1e-6)
+    np.testing.assert_allclose(mixed[2][0], adapted.encode("a", task="clustering", dim=16), atol=1e-6)
+    asked = adapted.encode(["a b"], task="retrieval", role="query", spans=[[(0, 3)]])
+    np.testing.assert_allclose(asked[0][0], adapted.encode("a b", task="retrieval", role="query"), atol=1e-6)
+
+
+def test_spans_of_one_text_are_one_array(shared: Encoder) -> None:
+    text = "join two tables on a key"
+    spans = limbeck.spans_of(text, max_chars=10)
+    found = shared.encode(text, spans=spans)
+    assert found.shape == (len(spans), WIDTH) and len(spans) > 1
+    np.testing.assert_allclose(found, shared.encode([text], spans=[spans])[0], atol=1e-6)
+    codes, scales = shared.encode(text, spans=spans, precision="int8")
+    assert (codes.shape, scales.shape) == ((len(spans), WIDTH), (len(spans),))
+    assert shared.encode([], spans=[]) == []
+
+
+def test_spans_do_not_depend_on_the_batch_and_keep_their_places(shared: Encoder, monkeypatch) -> None:
+    texts = [text for text in TEXTS if len(text) < 100]
+    spans = [limbeck.spans_of(text, max_chars=12) for text in texts]
+    alone = [shared.encode(text, spans=asked) for text, asked in zip(texts, spans, strict=True)]
+    monkeypatch.setattr(passes, "_CHUNK", 4)
+    for budget in (1, 64, 16_384):
+        together = shared.encode(texts, spans=spans, batch_tokens=budget)
+        for found, expected in zip(together, alone, strict=True):
+            np.testing.assert_allclose(found, expected, atol=1e-5, rtol=0)
+
+
+def test_a_span_that_cannot_be_had_is_an_error_that_names_text_and_span(shared: Encoder, adapted: Encoder) -> None:
+    with pytest.raises(ConfigError, match=r"text 1, span 0: \(1, 2\) is white space only"):
+        shared.encode(["fine", "a b"], spans=[[], [(1, 2)]])
+    with pytest.raises(ConfigError, match="spans are a list for each text: got 1 for 2 texts"):
+        shared.encode(["fine", "a b"], spans=[[(0, 1)]])
+    long = "join " * 100
+    with pytest.raises(ModelError, match=r"text 2 is cut at 32 tokens, after \d+ characters, and span 1, \(490, 494\)"):
+        adapted.encode(["a", "b", long], spans=[[], [], [(0, 4), (490, 494)]], task=["retrieval"] * 2 + ["clustering"])
+    shared.encode([long], spans=[[(0, 4)]])
+    assert shared.truncated == 1
+
+
+def test_long_texts_are_never_padded(shared: Encoder, monkeypatch) -> None:
+    """The mask that padding needs is as large as the length squared."""
+    texts = TEXTS + ["a", "b c", "d"] * 4
+    expected = shared.encode(texts)
+    seen: list[torch.Tensor] = []
+    forward = StudentModel.forward
+    monkeypatch.setattr(StudentModel, "forward", lambda s, ids, mask: (seen.append(mask), forward(s, ids, mask))[1])
+    monkeypatch.setattr(passes, "_ALONE", 20)
+    np.testing.assert_allclose(shared.encode(texts, batch_tokens=16_384), expected, atol=1e-5, rtol=0)
+    long = [mask for mask in seen if mask.sum(dim=1).max() > 20]
+    assert long and all(len(mask) == 1 and mask.all() for mask in long)
+    assert any(len(mask) > 1 for mask in seen)
 
 
 # ------------------------------------------------------------------------------- shapes and options
@@ -413,7 +575,7 @@ def test_mixed_tasks_give_each_text_the_bits_of_a_call_for_its_task(adapted: Enc
     tasks = [TASKS[(i * i) % 4] for i in range(len(TEXTS))]
     cases: list[tuple[int, compress.Precision]] = [(16_384, "float32"), (4, "ubinary")]
     for chunk, precision in cases:
-        monkeypatch.setattr(encoders, "_CHUNK", chunk)
+        monkeypatch.setattr(passes, "_CHUNK", chunk)
         found = adapted.encode(TEXTS, task=tasks, precision=precision)
         cut = adapted.truncated
         counted = 0
@@ -427,10 +589,10 @@ def test_mixed_tasks_give_each_text_the_bits_of_a_call_for_its_task(adapted: Enc
     assert np.array_equal(adapted.encode("a", task=["clustering"]), adapted.encode("a", task="clustering"))
 
 
-def test_a_list_of_tasks_has_one_for_each_text_and_errors_name_the_task(adapted: Encoder) -> None:
+def test_a_list_of_tasks_has_one_for_each_text_and_errors_name_the_text(adapted: Encoder) -> None:
     with pytest.raises(ConfigError, match="a list of tasks has one for each text: got 2 for 3 texts"):
         adapted.encode(["a", "b", "c"], task=["retrieval", "clustering"])
-    with pytest.raises(ModelError, match="counted among those of clustering, text 1 is not valid Unicode"):
+    with pytest.raises(ModelError, match="text 2 is not valid Unicode"):
         adapted.encode(["a", "b", "\ud800"], task=["clustering", "retrieval", "clustering"])
 
 

@@ -333,7 +333,10 @@ def test_weights_of_another_shape_are_an_error(qwen3_folder: Path) -> None:
 
 def test_a_value_of_the_wrong_kind_is_an_error_that_names_the_file(qwen3_folder: Path) -> None:
     refused(changed(qwen3_folder, hidden_size="wide"), "config.json does not fit Qwen3Config")
-    refused(changed(qwen3_folder, hidden_size=WIDTH, task_names="retrieval"), "config.json.*does not fit")
+    refused(
+        changed(qwen3_folder, hidden_size=WIDTH, rope_scaling={"type": "yarn"}), "does not fit Qwen3Config: .*factor"
+    )
+    refused(changed(qwen3_folder, rope_scaling=None, task_names="retrieval"), "config.json.*does not fit")
 
 
 def test_no_task_names_is_an_error(qwen3_folder: Path) -> None:

@@ -93,6 +93,24 @@ def test_gradients_are_those_of_the_whole_layer(backbone: Any, attention: str) -
     torch.testing.assert_close(gradients[1], gradients[0], atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_gradients_are_the_same_where_activations_are_computed_again(backbone: Any, attention: str) -> None:
+    backbone.set_attn_implementation(attention)
+    model = StudentModel(backbone, pooling="last").train()
+    seen: list[int] = []
+    backbone.layers[-1].mlp.register_forward_pre_hook(lambda _m, inputs: seen.append(inputs[0].shape[1]))
+    gradients = []
+    for again in (False, True):
+        if again:
+            backbone.gradient_checkpointing_enable({"use_reentrant": False})
+        model.zero_grad(set_to_none=True)
+        model(*batch("right")).square().sum().backward()
+        gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    torch.testing.assert_close(gradients[1], gradients[0], atol=1e-5, rtol=1e-5)
+    assert seen == [1, 1, 1]  # of one token, and a second time on the way back
+
+
 @torch.no_grad()
 def test_an_attached_adapter_is_computed_too(backbone: Any) -> None:
     ids, mask = batch("right")

@@ -13,7 +13,7 @@ from tiny_models import byte_level, wordpiece
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from limbeck.errors import ModelError
+from limbeck.errors import ModelError, TextError
 from limbeck.model.tokenizer import Tokenizer, pad
 
 TEXTS = [
@@ -205,3 +205,38 @@ def test_rows_are_padded_on_the_right_to_a_multiple_with_a_mask_of_ones_where_th
     ids, mask = pad([np.array([5, 6, 7]), np.array([8])], pad_id=9, multiple=4)
     assert ids.tolist() == [[5, 6, 7, 9], [8, 9, 9, 9]]
     assert mask.tolist() == [[1, 1, 1, 0], [1, 0, 0, 0]]
+
+
+def test_a_text_alone_is_not_padded_and_several_are_to_a_multiple_of_eight() -> None:
+    rows = [np.arange(1, 12, dtype=np.int32), np.arange(1, 4, dtype=np.int32)]
+    ids, mask = pad(rows[:1], 0)
+    assert ids.tolist() == [rows[0].tolist()] and mask.all()
+    ids, mask = pad(rows, 0)
+    assert (ids.shape, mask.sum(axis=1).tolist()) == ((2, 16), [11, 3])
+
+
+def test_a_text_over_the_limit_is_an_error_where_that_is_asked_for(tokenizer: Tokenizer) -> None:
+    texts = ["join", "two tables " * 50]
+    count = len(ids_of(tokenizer, texts)[1])
+    with pytest.raises(TextError, match=f"text 8 has {count} tokens, over the limit of 9: shorten it"):
+        tokenizer.ids(texts, max_tokens=9, first=7, on_long="error")
+    rows, cut = tokenizer.ids(texts, max_tokens=count, on_long="error")
+    assert (len(rows[1]), cut) == (count, 0)
+
+
+@pytest.mark.parametrize("limit", [6, 1000])
+def test_placed_tokens_are_the_same_tokens(tokenizer: Tokenizer, limit: int) -> None:
+    rows, cut = tokenizer.ids(TEXTS, prefix="Query: ", max_tokens=limit)
+    placed = tokenizer.placed(TEXTS, prefix="Query: ", max_tokens=limit)
+    assert [p.ids.tolist() for p in placed] == [row.tolist() for row in rows]
+    assert sum(p.read < len(t) for p, t in zip(placed, TEXTS, strict=True)) == cut
+    for p, text in zip(placed, TEXTS, strict=True):
+        assert len(p.starts) == len(p.ids) and (np.diff(p.starts) >= 0).all()
+        assert p.starts[-1] == len(text)
+
+
+def test_tokens_start_at_the_words_of_a_text_with_a_prefix(closed: Tokenizer) -> None:
+    [placed] = closed.placed(["join two  tables"], prefix="Query: ", max_tokens=100)
+    assert {0, 5, 10} <= set(placed.starts.tolist())  # not at the spaces that their tokens begin with
+    prefix_tokens = (placed.starts == -1).sum()
+    assert closed.hf.decode(placed.ids[:prefix_tokens]).strip() == "Query:"

@@ -97,5 +97,7 @@ def spec_of(section: Student, **spec: Any) -> BundleSpec:
         max_tokens=section.max_tokens,
         train_theta=section.rope.train_theta,
         inference_theta=section.rope.inference_theta,
+        train_scaling=section.rope.train_scaling,
+        inference_scaling=section.rope.inference_scaling,
         **spec,
     )

@@ -148,6 +148,41 @@ def test_more_tokens_than_the_model_has_positions_are_refused():
         load_teacher(minilm(max_tokens=1024), device="cpu").encode(["x"])
 
 
+def test_a_long_text_in_pieces_is_the_mean_of_the_pieces_each_counting_by_its_tokens(teacher, caplog):
+    in_pieces = load_teacher(minilm(max_tokens=12, long_texts="chunks"), device="cpu")
+    parts = ["one two three four five six seven eight nine ten ", "red green blue yellow black white brown"]
+    steps = []
+    with caplog.at_level(logging.WARNING, logger="limbeck"):
+        found = in_pieces.encode(["short", "".join(parts), "x"], progress=steps.append)
+    mean = np.average(teacher.encode(parts), axis=0, weights=[10, 7])  # a token a word
+    np.testing.assert_allclose(found[1], mean / np.linalg.norm(mean), atol=1e-5)
+    np.testing.assert_allclose(found[[0, 2]], teacher.encode(["short", "x"]), atol=1e-6)
+    assert (in_pieces.chunked, in_pieces.truncated, sum(steps)) == (1, 0, 3)
+    assert caplog.records == []  # nothing is lost
+
+
+def test_pieces_share_the_overlap_and_bear_the_instruction(teacher):
+    in_pieces = load_teacher(minilm(max_tokens=8, long_texts="chunks", chunk_overlap=2), device="cpu")
+    found = in_pieces.encode(["red green blue black white"], instruction="find this ")  # two words and four of six
+    parts = ["find this red green blue black", "find this blue black white"]
+    mean = np.average(teacher.encode(parts), axis=0, weights=[4, 1])
+    np.testing.assert_allclose(found[0], mean / np.linalg.norm(mean), atol=1e-5)
+
+
+def test_texts_within_the_limit_have_the_same_bits_whatever_is_done_with_longer_ones():
+    cut, in_pieces = (load_teacher(minilm(long_texts=how), device="cpu") for how in ("truncate", "chunks"))
+    np.testing.assert_array_equal(in_pieces.encode(TEXTS), cut.encode(TEXTS))
+    assert in_pieces.chunked == cut.chunked == 0
+
+
+def test_the_end_of_a_text_in_pieces_counts_and_that_of_a_text_cut_does_not():
+    texts = ["word " * 40 + ending for ending in ("snow", "fire")]
+    cut = load_teacher(minilm(max_tokens=32), device="cpu").encode(texts)
+    np.testing.assert_allclose(cut[0], cut[1], atol=1e-6)
+    whole = load_teacher(minilm(max_tokens=32, long_texts="chunks"), device="cpu").encode(texts)
+    assert whole[0] @ whole[1] < 0.99
+
+
 # ------------------------------------------------------------------------------------------- refusals
 
 
@@ -233,6 +268,9 @@ def test_a_fingerprint_costs_no_loading_and_depends_on_what_changes_vectors(copy
     plain = fingerprint(**local)
     assert plain == fingerprint(**local, precision="bf16", batch_tokens=1, query_instruction="q")
     assert plain != fingerprint(**local, max_tokens=32)
+    assert plain == fingerprint(**local, chunk_overlap=9)  # of no effect where texts are not cut into pieces
+    overlaps = [fingerprint(**local, long_texts="chunks", chunk_overlap=n) for n in (0, 9)]
+    assert len({plain, *overlaps}) == 3
     (copy / "README.md").write_text("notes change no vector")
     assert plain == fingerprint(**local)
     (copy / "1_Pooling" / "config.json").write_text("{}")

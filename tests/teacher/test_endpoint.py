@@ -5,21 +5,25 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import shutil
 import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from limbeck import config
 from limbeck.errors import DataError, TeacherError
 from limbeck.teacher.backends import load_teacher
-from limbeck.teacher.endpoint import EndpointTeacher, RateLimiter
+from limbeck.teacher.endpoint import EndpointTeacher
 
 DIM = 4
 KEY = "sk-very-secret-key-0123456789"
@@ -185,6 +189,90 @@ def test_truncation_is_asked_of_the_server_only_where_the_recipe_sets_max_tokens
     assert [r.get("truncate_prompt_tokens") for r in server.requests] == [None, 8192]
 
 
+# ------------------------------------------------------------------------------------------- long texts
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory) -> str:
+    """Folder with a tokenizer that makes a token of each word."""
+    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    folder = tmp_path_factory.mktemp("words")
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(str(folder))
+    return str(folder)
+
+
+LONG = "aa bb cc dd ee"
+
+
+def test_a_long_text_is_sent_in_pieces_among_the_others_and_put_together_again(words):
+    steps = []
+    with serving() as server:
+        teacher = endpoint(
+            server.url, tokenizer=words, max_tokens=3, long_texts="chunks", texts_per_request=2, concurrency=1
+        )
+        found = teacher.encode(["xx", LONG, "yy"], progress=steps.append)
+    assert [r["input"] for r in server.requests] == [["xx", "aa bb cc "], ["dd ee", "yy"]]
+    assert all("truncate_prompt_tokens" not in r for r in server.requests)  # the server would cut without a word
+    np.testing.assert_allclose(found[[0, 2]], expected(["xx", "yy"]), atol=1e-6)
+    first, second = expected(["aa bb cc ", "dd ee"])
+    mean = (3 * first + 2 * second) / 5
+    np.testing.assert_allclose(found[1], mean / np.linalg.norm(mean), atol=1e-6)
+    assert (teacher.chunked, teacher.truncated, sum(steps)) == (1, 0, 3)
+
+
+def test_where_a_tokenizer_is_named_texts_are_cut_here_counted_and_logged(words, caplog):
+    with serving() as server, caplog.at_level(logging.WARNING, logger="limbeck"):
+        teacher = endpoint(server.url, tokenizer=words, max_tokens=3)
+        found = teacher.encode([LONG, "xx"], instruction="q ")
+    assert server.requests[0]["input"] == ["q aa bb ", "q xx"] and "truncate_prompt_tokens" not in server.requests[0]
+    np.testing.assert_allclose(found, expected(["q aa bb ", "q xx"]), atol=1e-6)
+    assert (teacher.chunked, teacher.truncated) == (0, 1)
+    assert [r.getMessage() for r in caplog.records if r.name.startswith("limbeck")] == [
+        "1 of 2 texts are longer than the 3 tokens that teacher m reads, and are cut there"
+    ]
+
+
+def test_without_a_tokenizer_only_the_server_knows_what_it_cuts():
+    assert endpoint("http://a:1/v1", max_tokens=3).truncated is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "advice"),
+    [
+        ({}, "set teacher.max_tokens to what the model reads and .* teacher.long_texts=chunks"),
+        ({"max_tokens": 9}, "set teacher.tokenizer.* or unset teacher.max_tokens"),
+        ({"max_tokens": 9, "tokenizer": "here"}, "lower teacher.max_tokens, if the server counts more tokens"),
+    ],
+)
+def test_a_server_that_finds_a_text_too_long_brings_the_settings_to_change(settings, advice, words):
+    if "tokenizer" in settings:
+        settings = settings | {"tokenizer": words}
+    said = "This model's maximum context length is 8 tokens, however you requested 9 tokens"
+    with serving(failing(400, said)) as server, pytest.raises(TeacherError, match=rf"maximum context length.*{advice}"):
+        endpoint(server.url, **settings).encode([LONG])
+
+
+def test_a_tokenizer_that_is_not_there_is_named(tmp_path):
+    with serving() as server, pytest.raises(TeacherError, match="teacher.tokenizer .*gone cannot be loaded .*hub id"):
+        endpoint(server.url, tokenizer=str(tmp_path / "gone"), max_tokens=3).encode(["a"])
+    assert not server.requests
+
+
+def test_a_fingerprint_tells_how_long_texts_are_read_and_by_which_tokenizer(words, tmp_path):
+    def fingerprint(**changes: Any) -> str:
+        return endpoint("http://a:1/v1", max_tokens=9, **changes).fingerprint
+
+    copy = shutil.copytree(words, tmp_path / Path(words).name)
+    plain, cut_here = fingerprint(), fingerprint(tokenizer=words)
+    in_pieces = [fingerprint(tokenizer=words, long_texts="chunks", chunk_overlap=n) for n in (0, 2)]
+    assert plain == "m@a:1/v1 max_tokens=9"
+    assert len({plain, cut_here, *in_pieces}) == 4
+    assert fingerprint(tokenizer=str(copy)) == cut_here
+    (copy / "tokenizer.json").write_text("{}")
+    assert fingerprint(tokenizer=str(copy)) != cut_here
+
+
 # ------------------------------------------------------------------------------------- retries and rates
 
 
@@ -202,26 +290,10 @@ def test_a_retry_after_is_obeyed(pauses):
     assert pauses == [37.0] and len(server.requests) == 2
 
 
-def test_so_many_requests_a_minute_begin_evenly_spaced():
-    now, slept = [100.0], []
-
-    def sleep(seconds: float) -> None:
-        slept.append(seconds)
-        now[0] += seconds
-
-    limiter = RateLimiter(120, clock=lambda: now[0], sleep=sleep)
-    for _ in range(3):
-        limiter.wait()
-    now[0] += 10  # a pause is not saved up for a burst
-    for _ in range(2):
-        limiter.wait()
-    assert slept == pytest.approx([0.5, 0.5, 0.5])
-
-
 def test_the_rate_counts_retries_too(pauses):
     with serving(failing(500), failing(500)) as server:
         teacher, begun = endpoint(server.url, requests_per_minute=1), []
-        teacher._limiter.wait = lambda: begun.append(1)  # type: ignore[method-assign]
+        teacher._endpoint.limiter.wait = lambda: begun.append(1)  # type: ignore[method-assign]
         teacher.encode(["ab"])
     assert len(begun) == len(server.requests) == 3
 

@@ -65,7 +65,7 @@ def uninterrupted(
     tmp_path: Path,
 ) -> tuple[Outcome, Weights]:
     """Events and weights of the recipe's uninterrupted run."""
-    kind = str(body["student"]) + str(body["distill"]) + str(body.get("adapters"))
+    kind = str(body["student"]) + str(body["distill"]) + str(body.get("extend")) + str(body.get("adapters"))
     if kind not in never_killed:
         other = copy.deepcopy(body)
         other["out"], other["teacher"]["store"] = str(tmp_path / "whole"), str(tmp_path / "whole-store")
@@ -117,6 +117,17 @@ def test_a_run_killed_in_an_adapters_stage_ends_with_the_same_adapters(
         assert runner(kill_at=(stage, n)).code == SIGKILL
     if stage != "router":
         assert runner(kill_at=(f"{stage}/checkpoint-6:", 1)).code == SIGKILL
+    assert runner.finish() == expected
+
+
+def test_a_run_killed_in_the_long_context_phase_ends_with_the_same_weights(
+    extended: dict[str, Any], request: pytest.FixtureRequest
+) -> None:
+    outcome, expected = request.getfixturevalue("uninterrupted")
+    runner: Runner = request.getfixturevalue("runner")
+    assert count(outcome, "extend") > 20
+    for moment, n in (("extend", 2), ("extend/checkpoint-2:", 1), ("extend/checkpoint-6:", 1), ("extend", 9)):
+        assert runner(kill_at=(moment, n)).code == SIGKILL
     assert runner.finish() == expected
 
 

@@ -21,11 +21,14 @@ Then no text, and no near duplicate of one, stands on both sides, over all sourc
      goes, also as `overlap`;
   3. a held-out negative that training reads anywhere is taken out of its triplet, which stays.
 Negatives taken out are counted as `negatives_removed`.
+
+Derived sources are made last, each half of the finished half of the source that they name (see
+`limbeck.data.derived`), and counted in the same way; documents without a query are `without_query`, pairs whose query
+several documents share `shared_query`.
 """
 
 from __future__ import annotations
 
-import re
 import shutil
 from array import array
 from collections.abc import Callable, Iterator
@@ -37,19 +40,30 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from limbeck.config import Data, Source
+from limbeck.config import Data, DerivedSource, Source
 from limbeck.data.dedup import TextIndex, normalise
+from limbeck.data.derived import KIND, Sides, derive
 from limbeck.data.examples import Example, Pair, Triplet
+from limbeck.data.half_tables import HALVES, ExampleWriter, Half, described, half_tables
 from limbeck.data.sources import ReadReport, read_source
-from limbeck.data.tables import FORMAT, KINDS, MANIFEST, Prepared, TableWriter, fingerprint_of, kind_of, schema_of
+from limbeck.data.tables import (
+    FORMAT,
+    KINDS,
+    MANIFEST,
+    ExampleTable,
+    Prepared,
+    TableWriter,
+    fingerprint_of,
+    kind_of,
+    schema_of,
+)
 from limbeck.errors import DataError
-from limbeck.files import sha256_file, write_json
+from limbeck.files import write_json
 from limbeck.folders import full_disk_named, replaced_folder
 
 Progress = Callable[[str, int], None]
 Mask = npt.NDArray[np.bool_]
 
-_SPOOL_ROWS = 1024
 _PROGRESS_ROWS = 1000
 
 
@@ -65,14 +79,16 @@ def prepare(data: Data, out: Path, *, progress: Progress | None = None) -> Prepa
     out = Path(out)
     _refuse_foreign(out)
     out.parent.mkdir(parents=True, exist_ok=True)
+    read = data.model_copy(update={"sources": [s for s in data.sources if not isinstance(s, DerivedSource)]})
     with full_disk_named(out), replaced_folder(out) as folder:
         spool = folder / "spool"
         spool.mkdir()
-        collected = _collect(data, spool, progress)
-        decided = _decide(data, collected)
-        manifest = _write(data, collected, decided, spool, folder)
+        collected = _collect(read, spool, progress)
+        decided = _decide(read, collected)
+        entries = _write(read, collected, decided, spool, folder)
         shutil.rmtree(spool)
-        write_json(folder / MANIFEST, manifest)
+        _derive(data, entries, decided.sides, folder, progress)
+        write_json(folder / MANIFEST, _manifest(data, entries))
     return Prepared.open(out)
 
 
@@ -97,6 +113,8 @@ class _Counts:
     too_short: int = 0
     exact_duplicates: int = 0
     near_duplicates: int = 0
+    without_query: int = 0
+    shared_query: int = 0
     overlap: int = 0
     negatives_removed: int = 0
     train: int = 0
@@ -167,13 +185,13 @@ def _collect(data: Data, spool: Path, progress: Progress | None) -> _Collected:
     collected = _Collected(data)
     for number, source in enumerate(data.sources):
         report, counts = ReadReport(), collected.counts[source.name]
-        writer: _Spool | None = None
+        writer: ExampleWriter | None = None
         try:
             for example in read_source(source, report=report):
                 if progress and report.rows % _PROGRESS_ROWS == 0:
                     progress(source.name, report.rows)
                 kind = collected.kinds.setdefault(source.name, kind_of(example))
-                writer = writer or _Spool(_spool_file(spool, number), kind)
+                writer = writer or ExampleWriter(TableWriter(_spool_file(spool, number), schema_of(kind)), kind)
                 _check(example, kind, source)
                 if any(len(text.strip()) < data.min_chars for text in _own_texts(example)[0]):
                     counts.too_short += 1
@@ -212,32 +230,6 @@ def _spool_file(spool: Path, source_number: int) -> Path:
     return spool / f"{source_number}.arrow"
 
 
-class _Spool:
-    """Writes examples of one kind, to be filtered when all are known."""
-
-    def __init__(self, path: Path, kind: str) -> None:
-        self._schema = schema_of(kind)
-        self._writer = TableWriter(path, self._schema)
-        self._waiting: list[dict[str, Any]] = []
-        self._names = self._schema.names
-
-    def write(self, example: Example) -> None:
-        self._waiting.append({name: getattr(example, name) for name in self._names})
-        if len(self._waiting) >= _SPOOL_ROWS:
-            self._flush()
-
-    def _flush(self) -> None:
-        self._writer.write(pa.RecordBatch.from_pylist(self._waiting, self._schema))
-        self._waiting = []
-
-    def close(self) -> None:
-        self._flush()
-        self._writer.close()
-
-    def abandon(self) -> None:
-        self._writer.abandon()
-
-
 # ------------------------------------------------------------------------- who goes, and to which side
 
 
@@ -250,6 +242,7 @@ class _Decided:
     heldout: Mask  # [R]
     negative_starts: npt.NDArray[np.int64]  # [R + 1] where the negatives of each row start
     negative_kept: Mask  # [N]
+    sides: Sides
 
 
 def _decide(data: Data, collected: _Collected) -> _Decided:
@@ -299,7 +292,9 @@ def _decide(data: Data, collected: _Collected) -> _Decided:
         counts.negatives_removed = int(removed[ours[negative_rows]].sum())
         counts.train, counts.heldout = int((ours & train).sum()), int((ours & heldout).sum())
     starts = np.searchsorted(negative_rows, np.arange(rows + 1))
-    return _Decided(sources, train, heldout, starts, fit)
+    heldout_groups[negative_groups[fit & heldout[negative_rows]]] = True
+    sides = Sides(train=hashes[train_groups[groups]], heldout=hashes[heldout_groups[groups]])
+    return _Decided(sources, train, heldout, starts, fit, sides)
 
 
 def _smallest(
@@ -340,50 +335,44 @@ def _no_training_examples(name: str, counts: _Counts) -> DataError:
 
 
 def _write(data: Data, collected: _Collected, decided: _Decided, spool: Path, folder: Path) -> dict[str, Any]:
-    """Filter the spooled rows into the two tables of each source; returns the manifest."""
+    """Filter the spooled rows into the two tables of each source; returns name → its entry of the manifest."""
     entries: dict[str, Any] = {}
-    checksums: list[str] = []
     for number, source in enumerate(data.sources):
-        counts, kind = collected.counts[source.name], collected.kinds[source.name]
-        if not counts.train:
-            raise _no_training_examples(source.name, counts)
-        files = _write_source(number, source.name, kind, collected, decided, spool, folder)
-        entries[source.name] = {
-            "kind": kind,
-            "weight": source.weight,
-            "counts": counts.as_dict(),
-            "malformed": collected.malformed[source.name],
-            **files,
-        }
-        checksums += [files[half]["sha256"] for half in ("train", "heldout")]
-    return {"format": FORMAT, "fingerprint": fingerprint_of(checksums), "sources": entries}
+        kind = collected.kinds[source.name]
+        tables = _write_source(number, source.name, kind, collected, decided, spool, folder)
+        entries[source.name] = _entry(
+            source, kind, collected.counts[source.name], collected.malformed[source.name], tables
+        )
+    return entries
+
+
+def _entry(
+    source: Source, kind: str, counts: _Counts, malformed: list[str], tables: dict[Half, dict[str, Any]]
+) -> dict[str, Any]:
+    if not counts.train:
+        raise _no_training_examples(source.name, counts)
+    return {"kind": kind, "weight": source.weight, "counts": counts.as_dict(), "malformed": malformed, **tables}
+
+
+def _manifest(data: Data, entries: dict[str, Any]) -> dict[str, Any]:
+    sources = {source.name: entries[source.name] for source in data.sources}
+    checksums = [entry[half]["sha256"] for entry in sources.values() for half in HALVES]
+    return {"format": FORMAT, "fingerprint": fingerprint_of(checksums), "sources": sources}
 
 
 def _write_source(
     number: int, name: str, kind: str, collected: _Collected, decided: _Decided, spool: Path, folder: Path
-) -> dict[str, dict[str, Any]]:
-    stem = f"{number:02d}-{re.sub(r'[^A-Za-z0-9._-]+', '-', name)[:80]}"  # a name may hold a slash, and be long
-    halves = {"train": decided.train, "heldout": decided.heldout}
-    writers: dict[str, TableWriter] = {}
-    try:
-        for half in halves:
-            writers[half] = TableWriter(folder / f"{stem}.{half}.arrow", schema_of(kind))
+) -> dict[Half, dict[str, Any]]:
+    masks: dict[Half, Mask] = {"train": decided.train, "heldout": decided.heldout}
+    with half_tables(folder, number, name, kind) as tables:
         row = int(np.searchsorted(decided.sources, number))  # rows are in the order of the sources
         for batch in _spooled(_spool_file(spool, number)):
             if kind == "triplet":
                 batch = _with_negatives(batch, row, collected.more_negatives, decided)
-            for half, mask in halves.items():
-                writers[half].write(batch.filter(pa.array(mask[row : row + batch.num_rows])))
+            for half, mask in masks.items():
+                tables[half].write(batch.filter(pa.array(mask[row : row + batch.num_rows])))
             row += batch.num_rows
-        for writer in writers.values():
-            writer.close()
-    finally:
-        for writer in writers.values():
-            writer.abandon()
-    return {
-        half: {"file": writer.path.name, "rows": writer.rows, "sha256": sha256_file(writer.path)}
-        for half, writer in writers.items()
-    }
+    return described(tables)
 
 
 def _spooled(path: Path) -> Iterator[pa.RecordBatch]:
@@ -404,3 +393,24 @@ def _with_negatives(batch: pa.RecordBatch, row: int, more: dict[int, list[str]],
         negatives.append([text for text, keep in zip(every, kept, strict=True) if keep])
     field = batch.schema.field(column)
     return batch.set_column(column, field, pa.array(negatives, field.type))
+
+
+# ------------------------------------------------------------------------------------ third pass: derive
+
+
+def _derive(data: Data, entries: dict[str, Any], sides: Sides, folder: Path, progress: Progress | None) -> None:
+    """Make the sources that are made of others, in their order, and add their entries of the manifest."""
+    for source in data.sources:
+        if isinstance(source, DerivedSource):
+            of: dict[Half, ExampleTable] = {
+                half: ExampleTable(
+                    folder / entries[source.of][half]["file"],
+                    kind=entries[source.of]["kind"],
+                    source=source.of,
+                    weight=1.0,
+                )
+                for half in HALVES
+            }
+            made = derive(source, of, data, sides, folder=folder, number=len(entries), progress=progress)
+            sides = made.sides
+            entries[source.name] = _entry(source, KIND, _Counts(**made.counts), [], made.tables)

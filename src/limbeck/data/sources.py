@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, cast
 
-from limbeck.config import Columns, DebianPackagesSource, FileSource, HubSource, PythonDocsSource, Source
+from limbeck.config import Columns, DebianPackagesSource, DerivedSource, FileSource, HubSource, PythonDocsSource, Source
 from limbeck.data.examples import Example
 from limbeck.data.rows import Malformed, Row, mapped_fields, row_reader
 from limbeck.errors import DataError
@@ -47,9 +47,14 @@ def read_source(source: Source, *, report: ReadReport | None = None) -> Iterator
     """Yield the examples of `source` in its order; `report` is kept up to date while reading.
 
     Raises DataError, always naming the source: a path that matches nothing, an unreadable or torn file, a missing
-    column, a dataset that cannot be had, more malformed rows than `max_malformed`, or no rows at all.
+    column, a dataset that cannot be had, more malformed rows than `max_malformed`, no rows at all, or a derived source.
     """
     report = report if report is not None else ReadReport()
+    if isinstance(source, DerivedSource):
+        raise DataError(
+            f"source {source.name!r} is made of {source.of!r} and cannot be read by itself: prepare both with "
+            "limbeck.data.prepare, and read its table there"
+        )
     if isinstance(source, (FileSource, HubSource)):
         yield from _rows_to_examples(source, report)
     else:

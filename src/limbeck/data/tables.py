@@ -163,9 +163,10 @@ class Split:
 class Prepared:
     """A prepared folder, opened.
 
-    `counts` has, per source: read = malformed + too_short + exact_duplicates + near_duplicates + overlap + train +
-    heldout, and negatives_removed (see `limbeck.data.prepare`). `malformed` has the first descriptions of malformed
-    rows. `fingerprint` is a hash over the bytes of all tables: it changes when any example does.
+    `counts` has, per source: read = malformed + too_short + exact_duplicates + near_duplicates + without_query +
+    shared_query + overlap + train + heldout, and negatives_removed (see `limbeck.data.prepare`). `malformed` has the
+    first descriptions of malformed rows. `fingerprint` is a hash over the bytes of all tables: it changes when any
+    example does.
     """
 
     path: Path

@@ -30,6 +30,8 @@ _DATA_LABELS = {  # in the order of the table; other counts follow under their o
     "too_short": "too short",
     "exact_duplicates": "exact duplicates",
     "near_duplicates": "near duplicates",
+    "without_query": "no query found",
+    "shared_query": "query not its own",
     "overlap": "shared with held-out",
     "train": "training",
     "heldout": "held out",

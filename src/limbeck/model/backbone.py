@@ -95,7 +95,7 @@ def build(student: Student, teacher: str | Path | None, *, seed: int, attention:
     if len(tokenizer) > (rows := len(model.get_input_embeddings().weight)):
         raise ConfigError(f"the tokenizer has {len(tokenizer)} tokens, the backbone embeds {rows}: they are no pair")
     model.set_attn_implementation(attention)
-    rope.verify(model, student.rope.train_theta)
+    rope.verify(model, student.rope.train_theta, student.rope.train_scaling)
     # Some architectures come with a pooler that we never read. It stays (so that other loaders find it), but is not
     # trained: weight decay would move it, and DDP would wait for its gradient.
     pooler = getattr(model, "pooler", None)
@@ -129,7 +129,7 @@ def student_config(student: Student) -> Any:
             if "model_type" not in overrides:
                 raise ModelError(f"{error}; or put the whole config into student.config") from None
             config = _whole(overrides)
-    return rope.with_theta(config, student.rope.train_theta)
+    return rope.with_rope(config, student.rope.train_theta, student.rope.train_scaling)
 
 
 def _whole(body: dict[str, Any]) -> Any:
@@ -140,7 +140,7 @@ def _whole(body: dict[str, Any]) -> Any:
     try:
         _check_fields(AutoConfig.for_model(body["model_type"]), fields)
         return AutoConfig.for_model(**body)
-    except (ValueError, TypeError, StrictDataclassError) as error:
+    except (ValueError, TypeError, KeyError, StrictDataclassError) as error:
         raise ConfigError(f"student.config does not fit: {first_line(error)}") from error
 
 
@@ -154,7 +154,7 @@ def _override(config: Any, fields: dict[str, Any] | None) -> Any:
         body.pop("layer_types", None)  # one entry a layer: derived anew
     try:
         return type(config).from_dict(body)
-    except (ValueError, TypeError, StrictDataclassError) as error:
+    except (ValueError, TypeError, KeyError, StrictDataclassError) as error:
         raise ConfigError(f"student.config does not fit {type(config).__name__}: {first_line(error)}") from error
 
 
@@ -203,7 +203,7 @@ def _fresh(shape: Fresh, tokenizer: Tokenizer, teacher: str | Path | None, stude
     )
     config.is_causal = shape.causal  # read by transformers' mask builder; saved with the config
     config = _override(config, student.config)
-    model: Any = Qwen3Model(rope.with_theta(config, student.rope.train_theta))
+    model: Any = Qwen3Model(rope.with_rope(config, student.rope.train_theta, student.rope.train_scaling))
     if shape.token_embeddings == "pca":
         source = load_plain(_given(teacher)).get_input_embeddings().weight.detach()
         if source.shape[0] < len(tokenizer):
@@ -235,7 +235,7 @@ def _pruned(shape: Pruned, teacher: str | Path | None, student: Student) -> nn.M
         if getattr(config, "layer_types", None):  # one entry a layer, where the architecture has such a list
             config.layer_types = [config.layer_types[i] for i in shape.layers]
         config = _override(config, student.config)
-        model = type(source)(rope.with_theta(config, student.rope.train_theta))
+        model = type(source)(rope.with_rope(config, student.rope.train_theta, student.rope.train_scaling))
         kept = {k: v for k, v in source.state_dict().items() if ".layers." not in k and ".layer." not in k}
         kept = {k: v for k, v in kept.items() if not k.startswith(("layers.", "layer."))}
         model.load_state_dict(kept, strict=False)
@@ -291,7 +291,7 @@ def rotary_bert(source: nn.Module, layers: list[int], student: Student) -> nn.Mo
         rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
     )
     config = _override(config, student.config)
-    model = JinaEmbeddingsV3Model(rope.with_theta(config, student.rope.train_theta))
+    model = JinaEmbeddingsV3Model(rope.with_rope(config, student.rope.train_theta, student.rope.train_scaling))
     weights = source.state_dict()
     copied: dict[str, Tensor] = {
         "embeddings.word_embeddings.weight": weights["embeddings.word_embeddings.weight"],

@@ -1,11 +1,11 @@
 """The folder that a run ends in: what transformers and sentence-transformers read, and `limbeck.json` for the rest.
 
-    config.json model.safetensors tokenizer.json …   the base, as transformers writes it, with the inference theta
+    config.json model.safetensors tokenizer.json …   the base, as transformers writes it, with the inference RoPE
     modules.json 1_Pooling/ 2_Normalize/ config_sentence_transformers.json    SentenceTransformer(folder) loads it
     adapters/<task>/                                 LoRA, as PEFT writes it, with the digest of the base it belongs to
     router.safetensors                               which adapters suit a text, for task="auto"
     projection.safetensors                           student → teacher space
-    limbeck.json                                     tasks, dims, prefixes, theta pair, teacher, format version
+    limbeck.json                                     tasks, dims, prefixes, RoPE pair, teacher, format version
     README.md                                        model card
 
 Only safetensors and JSON are read; never pickle.
@@ -13,7 +13,6 @@ Only safetensors and JSON are read; never pickle.
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -23,6 +22,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from torch import nn
 
+from limbeck.config import Scaling
 from limbeck.errors import ModelError
 from limbeck.files import read_json, write_json
 from limbeck.folders import full_disk_named, replaced_folder, sync_file
@@ -34,7 +34,7 @@ from limbeck.model.projection import Projection
 from limbeck.model.router import Router
 from limbeck.model.tokenizer import Tokenizer
 
-FORMAT = 2  # 1 knew no adapters
+FORMAT = 3  # 1 knew no adapters, 2 no scaling of RoPE
 MANIFEST = "limbeck.json"
 PROJECTION = "projection.safetensors"
 ADAPTERS = "adapters"
@@ -68,6 +68,8 @@ class BundleSpec(BaseModel):
     base: str | None = None  # `base_digest` of the backbone that they belong to
     train_theta: float | None = None
     inference_theta: float | None = None
+    train_scaling: Scaling | None = None
+    inference_scaling: Scaling | None = None
     teacher: TeacherNote | None = None
     recipe: str | None = None  # digest of the recipe that made it
     limbeck: str | None = None  # version that wrote it
@@ -114,7 +116,7 @@ def save_bundle(
     disk is full.
     """
     digest = _check_fit(backbone, adapters)
-    spec = BundleSpec.model_validate(spec.model_dump() | {"tasks": list(adapters), "base": digest})
+    spec = BundleSpec.model_validate(spec.model_dump() | {"format": FORMAT, "tasks": list(adapters), "base": digest})
     folder.parent.mkdir(parents=True, exist_ok=True)
     with full_disk_named(folder, ModelError), replaced_folder(folder) as temporary:
         _save_backbone(backbone, spec, temporary)
@@ -154,7 +156,7 @@ def read_spec(folder: Path) -> BundleSpec:
 
 
 def read_bundle(folder: Path, *, attn_implementation: str = "sdpa", trust_remote_code: bool = False) -> Bundle:
-    """Read a bundle, in fp32, with the inference theta.
+    """Read a bundle, in fp32, with the inference theta and scaling.
 
     Raises ModelError: a part that is absent or torn, weights that do not belong together, or an adapter that was
     trained on another base.
@@ -166,7 +168,7 @@ def read_bundle(folder: Path, *, attn_implementation: str = "sdpa", trust_remote
             f"{folder / MANIFEST} says vectors of {spec.dims[-1]} dims, the weights beside it give "
             f"{backbone.config.hidden_size}: they do not belong together"
         )
-    rope.verify(backbone, spec.inference_theta or spec.train_theta)
+    rope.verify(backbone, spec.inference_theta or spec.train_theta, spec.inference_scaling or spec.train_scaling)
     adapters = {task: Adapter.load(folder / ADAPTERS / task) for task in spec.tasks}
     _check_fit(backbone, adapters)
     router = Router.load(folder / ROUTER) if (folder / ROUTER).exists() else None
@@ -182,16 +184,14 @@ def _check_fit(backbone: nn.Module, adapters: Mapping[str, Adapter]) -> str | No
 
 
 def _save_backbone(backbone: nn.Module, spec: BundleSpec, folder: Path) -> None:
-    config: Any = backbone.config
-    original = copy.deepcopy(config.rope_parameters) if spec.inference_theta else None
+    own: Any = backbone
+    trained = own.config
     try:
-        if spec.inference_theta:
-            config.rope_parameters = rope.with_theta(config, spec.inference_theta).rope_parameters
+        own.config = rope.with_rope(trained, spec.inference_theta, spec.inference_scaling)
         with quiet():
-            backbone.save_pretrained(str(folder))  # type: ignore[operator]  # as safetensors: it knows no other
+            own.save_pretrained(str(folder))  # as safetensors: it knows no other
     finally:
-        if original is not None:
-            config.rope_parameters = original
+        own.config = trained
 
 
 def _save_sentence_transformers(folder: Path, spec: BundleSpec) -> None:

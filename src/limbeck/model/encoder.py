@@ -14,22 +14,23 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 
 from limbeck import compress
 from limbeck.compress import Precision
-from limbeck.data.batching import micro_batches
-from limbeck.errors import ConfigError, ModelError
+from limbeck.config import Scaling
+from limbeck.errors import ConfigError, ModelError, TextError
 from limbeck.files import sha256_file
-from limbeck.model import jina_v5, runtime
+from limbeck.model import jina_v5, passes, rope, runtime
 from limbeck.model.adapters import Adapter, merged
 from limbeck.model.bundle import MANIFEST, PROJECTION, BundleSpec, read_bundle, read_spec
 from limbeck.model.prefixes import PREFIXES, ROLES, prefix
 from limbeck.model.projection import Projection
 from limbeck.model.router import Router, rounded
+from limbeck.model.spans import Span, check_spans
 from limbeck.model.student import StudentModel
-from limbeck.model.tokenizer import Tokenizer, first_line, pad
+from limbeck.model.tokenizer import OnLong, Tokenizer, first_line
 
-_CHUNK = 16_384  # texts sorted by length at a time: enough for narrow buckets, and bounds what is tokenised at once
 _HELD_BYTES = 2**30  # merged copies kept at a time, unless told otherwise
 _ROUTED = 256  # texts of a call that the router sees
 
@@ -65,6 +66,7 @@ class Encoder:
         adapters: Mapping[str, Adapter] = {},
         router: Router | None = None,
         hold: int | None = None,
+        altered: str = "",
     ) -> None:
         """Use a model in memory; `limbeck.load` makes one from a folder.
 
@@ -78,6 +80,7 @@ class Encoder:
             adapters: by task, trained on this base.
             router: chooses for task="auto".
             hold: as in `limbeck.load`.
+            altered: how vectors differ from those that the files in `folder` make, as part of the fingerprint.
 
         Raises ModelError: an adapter or the router has other shapes than the base. ConfigError: hold < 1.
         """
@@ -86,7 +89,7 @@ class Encoder:
         self.device = device or runtime.device_of()
         self.compute: Literal["fp32", "bf16"] = runtime.precision_of(precision, self.device)
         self.model = model.to(self.device).eval()
-        self.truncated = 0
+        self.truncated, self._altered = 0, altered
         for task, adapter in adapters.items():
             adapter.check_fits(model.backbone, name=task)
         if router is not None and (not set(router.tasks) <= set(adapters) or router.weight.shape[1] != self.dim):
@@ -126,7 +129,13 @@ class Encoder:
         if not self.tasks:
             return self
         return Encoder(
-            self.model, self.tokenizer, self.spec, device=self.device, precision=self.compute, folder=self.folder
+            self.model,
+            self.tokenizer,
+            self.spec,
+            device=self.device,
+            precision=self.compute,
+            folder=self.folder,
+            altered=self._altered,
         )
 
     @property
@@ -150,7 +159,7 @@ class Encoder:
         if self.folder is not None:
             weights = sorted(self.folder.glob("model*.safetensors"))  # several where they are large
             files = (self.folder / "config.json", *weights, self.folder / "tokenizer.json")
-            return _digest(known, *map(sha256_file, files))
+            return _digest(known, *([self._altered] if self._altered else []), *map(sha256_file, files))
         backbone: Any = self.model.backbone
         named = [part for item in backbone.state_dict().items() for part in item]
         return _digest(known, backbone.config.to_json_string(), *named, self.tokenizer.hf.backend_tokenizer.to_str())
@@ -173,13 +182,15 @@ class Encoder:
         task: Task | None = None,
         dim: int | None = None,
         precision: Precision = "float32",
+        spans: Sequence[Span] | Sequence[Sequence[Span]] | None = None,
+        on_long: OnLong = "truncate",
         batch_tokens: int | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> Any:
-        """Encode texts.
+        """Encode texts, or spans of them.
 
         Args:
-            texts: one text or many. Those over `max_tokens` are cut there, and counted in `truncated`.
+            texts: one text or many.
             role: "query" or "document"; text that is neither is a document. Only retrieval has queries.
             task: which adapter to use; needed where the bundle has adapters, None where it has none. One of
 
@@ -193,29 +204,57 @@ class Encoder:
                   come back in their places.
             dim: keep the first so many dims, renormalised; None = all. Best one of `dims`.
             precision: float32 [N, D]; int8 → (codes [N, D], scales [N]); binary and ubinary [N, D / 8], one bit a dim.
+            spans: late chunking (2409.04701). For each text, (start, end) of the spans that are wanted, in characters,
+                in any order (`limbeck.spans_of` makes them): the text is read once, and each span gets a vector from
+                the states of its own tokens, which know the text around it. A token belongs to the span that it starts
+                in; a span that begins or ends with its text has what stands there besides (prefix, special tokens), so
+                that one over the whole text has the text's vector. It is sound where a model pools by mean, whose
+                vector of a text is made of just such states. A model that pools by the last token (or the first) gives
+                the state of the span's last (first) token, which no training asked to stand for the span: where every
+                token sees the whole text, it may as well tell of the text; in a causal model it tells of all that
+                stands before the span's end. Try it on your data before you rely on it.
+            on_long: texts over `max_tokens` are cut there and counted in `truncated`, or, with "error", are an error.
             batch_tokens: padded tokens of one forward pass; None = what suits the device.
             progress: called with the number of texts done since the last call.
 
         Returns:
-            Vectors in the order of the texts; of a single text, without the first axis. Unit length in float32.
+            Vectors in the order of the texts; of a single text, without the first axis. Unit length in float32. With
+            spans, for each text what a call for so many texts as it has spans returns: a list of arrays [S, D].
 
         Raises:
-            ConfigError: an unknown role, task, dim or precision. ModelError: a text that is not valid Unicode.
+            ConfigError: an unknown role, task, dim or precision; a span that is not in its text, or holds no word.
+            TextError (a ModelError): a text is not valid Unicode or, if that is an error, too long; a span reaches over
+            the cut.
         """
         if isinstance(texts, str):
-            batch = self.encode([texts], role=role, task=task, dim=dim, precision=precision, progress=progress)
+            named: dict[str, Any] = {"role": role, "task": task, "dim": dim, "precision": precision}
+            named |= {"on_long": on_long, "batch_tokens": batch_tokens, "progress": progress}
+            batch = self.encode([texts], spans=None if spans is None else [spans], **named)  # type: ignore[list-item]
             return tuple(part[0] for part in batch) if isinstance(batch, tuple) else batch[0]
-        self._check(role, dim, precision)
-        vectors = np.empty((len(texts), dim or self.dim), dtype=np.float32)
+        self._check(role, dim, precision, on_long)
+        of_texts: Any = spans
+        if of_texts is not None:
+            check_spans(texts, of_texts)
+        bounds = passes.row_bounds(len(texts), of_texts)
+        vectors = np.empty((bounds[-1], dim or self.dim), dtype=np.float32)
         self.truncated = 0
         for shares, places in self._groups(texts, task, role):
+            settings = passes.Settings(
+                self._prefix(shares, role),
+                self.max_tokens,
+                on_long,
+                dim or self.dim,
+                batch_tokens or runtime.encode_tokens(self.device),
+                progress,
+            )
+            asked = None if of_texts is None else [of_texts[i] for i in places]
             try:
-                vectors[places] = self._vectors([texts[i] for i in places], shares, role, dim, batch_tokens, progress)
-            except ModelError as error:
-                if isinstance(places, range):
-                    raise
-                raise ModelError(f"counted among those of {shares[0][0]}, {error}") from None
-        return compress.compress(vectors, precision) if precision != "float32" else vectors
+                found = self._vectors([texts[i] for i in places], asked, shares, settings)
+            except TextError as error:
+                raise TextError(places[error.index], error.reason) from None
+            vectors[passes.rows_of(bounds, places)] = found
+        compressed = compress.compress(vectors, precision) if precision != "float32" else vectors
+        return compressed if spans is None else passes.by_text(compressed, bounds)
 
     def route(self, texts: Sequence[str], *, role: str = "document") -> dict[str, float]:
         """The blend that task="auto" means for texts: shares in steps of 0.05 that sum to 1.
@@ -245,7 +284,7 @@ class Encoder:
         names = [*self.tasks, "auto"] if self.router else self.tasks
         return ", ".join(names) or "none: this bundle has no adapters, leave `task` out"
 
-    def _check(self, role: str, dim: int | None, precision: str) -> None:
+    def _check(self, role: str, dim: int | None, precision: str, on_long: str) -> None:
         if role not in ROLES:
             raise ConfigError(f"role must be one of {', '.join(ROLES)}, got {role!r}")
         if dim is not None and not 1 <= dim <= self.dim:
@@ -254,6 +293,8 @@ class Encoder:
             raise ConfigError(f"precision must be one of {', '.join(compress.PRECISIONS)}, got {precision!r}")
         if precision.endswith("binary") and (dim or self.dim) % 8:
             raise ConfigError(f"bits are packed eight to a byte: dim must be a multiple of 8, got {dim or self.dim}")
+        if on_long not in ("truncate", "error"):
+            raise ConfigError(f"on_long must be one of truncate, error, got {on_long!r}")
 
     def _groups(self, texts: Sequence[str], task: Task | None, role: str) -> list[tuple[_Shares, Sequence[int]]]:
         """What to merge for which of the texts. Raises ConfigError."""
@@ -304,32 +345,17 @@ class Encoder:
     def _vectors(
         self,
         texts: Sequence[str],
+        spans: Sequence[Sequence[Span]] | None,
         shares: _Shares,
-        role: str,
-        dim: int | None,
-        batch_tokens: int | None,
-        progress: Callable[[int], None] | None,
+        settings: passes.Settings,
     ) -> np.ndarray:
-        """Unit vectors [N, dim] of texts that share their task."""
-        vectors = np.empty((len(texts), dim or self.dim), dtype=np.float32)
-        budget = batch_tokens or runtime.encode_tokens(self.device)
-        student, asked = self._student(shares), self._prefix(shares, role)
+        """Unit vectors of texts that share their task, or of their spans, text after text."""
+        student = self._student(shares)
         # one autocast around all passes: weights are converted once
         with torch.inference_mode(), runtime.autocast(self.compute, self.device):
-            for start in range(0, len(texts), _CHUNK):
-                chunk = texts[start : start + _CHUNK]
-                rows, cut = self.tokenizer.ids(chunk, prefix=asked, max_tokens=self.max_tokens, first=start)
-                self.truncated += cut
-                for part in micro_batches(np.array([len(r) for r in rows]), budget):
-                    vectors[start + part] = self._forward(student, [rows[i] for i in part], dim)
-                    if progress:
-                        progress(len(part))
+            vectors, cut = passes.unit_vectors(student, self.tokenizer, texts, spans, settings, self.device)
+        self.truncated += cut
         return vectors
-
-    def _forward(self, student: StudentModel, rows: list[np.ndarray], dim: int | None) -> np.ndarray:
-        ids, mask = pad(rows, self.tokenizer.pad_id)
-        vectors = student(torch.from_numpy(ids).to(self.device), torch.from_numpy(mask).to(self.device))
-        return torch.nn.functional.normalize(vectors[:, :dim], dim=-1).cpu().numpy()
 
     def _student(self, shares: _Shares) -> StudentModel:
         """The base with adapters merged in, always from the base's own weights: what came before never matters."""
@@ -359,6 +385,9 @@ def load(
     revision: str | None = None,
     trust_remote_code: bool = False,
     hold: int | None = None,
+    max_tokens: int | None = None,
+    rope_theta: float | None = None,
+    rope_scaling: Scaling | Mapping[str, Any] | None = None,
 ) -> Encoder:
     """Load a bundle, or a folder laid out like the published jina-embeddings-v5-text models.
 
@@ -370,18 +399,28 @@ def load(
         trust_remote_code: run code that comes with the model. Off, and no bundle of ours needs it.
         hold: copies of the weights with adapters merged in that are kept at a time; None = as many as fit in about
             1 GiB, at least one.
+        max_tokens: where texts are cut; None = as the bundle says.
+        rope_theta: of rotary positions, > 0; None = as the bundle says.
+        rope_scaling: of rotary positions, such as {"type": "yarn", "factor": 4}; None = as the bundle says.
 
-    Raises ModelError that says what is missing, or which adapter was trained on another base. ConfigError: hold < 1.
+    Raises ModelError that says what is missing, which adapter was trained on another base, or which theta or scaling
+    the backbone does not take. ConfigError: hold < 1, theta ≤ 0, an unknown scaling.
     """
+    scaling = _checked(max_tokens, rope_theta, rope_scaling)
     folder = _folder(model, revision)
     published = jina_v5.is_published(folder)
     spec = jina_v5.read_spec(folder) if published else read_spec(folder)
+    changed = {"max_tokens": max_tokens, "inference_theta": rope_theta, "inference_scaling": scaling}
+    changed = {name: value for name, value in changed.items() if value is not None}
+    spec = spec.model_copy(update=changed)
     where = runtime.device_of(device)
     attention = runtime.attention_of("auto", where, spec.max_tokens, runtime.precision_of(precision, where))
     if published:
         found = jina_v5.read(folder, attn_implementation=attention)
     else:
         found = read_bundle(folder, attn_implementation=attention, trust_remote_code=trust_remote_code)
+    rope.set_rope(found.backbone, rope_theta, scaling)
+    rope.forget_lengths(found.backbone)
     return Encoder(
         StudentModel(found.backbone, pooling=spec.pooling),
         found.tokenizer,
@@ -392,7 +431,23 @@ def load(
         adapters=found.adapters,
         router=found.router,
         hold=hold,
+        altered=" ".join(f"{name}={value}" for name, value in changed.items()),
     )
+
+
+def _checked(max_tokens: int | None, theta: float | None, scaling: Any) -> Scaling | None:
+    if max_tokens is not None and max_tokens < 2:
+        raise ConfigError(f"max_tokens must be at least 2, got {max_tokens}")
+    if theta is not None and not 0 < theta < math.inf:
+        raise ConfigError(f"rope_theta must be above 0, got {theta:g}; models are trained with 10,000 and more")
+    if scaling is None or isinstance(scaling, Scaling):
+        return scaling
+    try:
+        return Scaling.model_validate(scaling)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(["rope_scaling", *map(str, first["loc"])])
+        raise ConfigError(f"{where}: {first['msg']}, got {first['input']!r}") from None
 
 
 def _folder(model: str | Path, revision: str | None) -> Path:

@@ -63,6 +63,7 @@ def read_spec(folder: Path) -> BundleSpec:
             prompts=PROMPTS | {role: prompts[role] for role in ROLES if role in prompts},
             tasks=tasks,
             inference_theta=rope.theta_of(config),
+            inference_scaling=rope.scaling_of(config),
         )
     except ValueError as error:  # pydantic's
         raise ModelError(f"{folder / 'config.json'} or {_PROMPTS} does not fit: {error}") from None
@@ -81,7 +82,7 @@ def read(folder: Path, *, attn_implementation: str) -> Bundle:
             f"{folder} has weights that {type(backbone).__name__} has no place for, among them {foreign[0]}: "
             "its config and its weights do not belong together"
         )
-    rope.verify(backbone, spec.inference_theta)
+    rope.verify(backbone, spec.inference_theta, spec.inference_scaling)
     for task in spec.tasks:
         if not (folder / ADAPTERS / task).is_dir():
             raise ModelError(
@@ -100,11 +101,12 @@ def read(folder: Path, *, attn_implementation: str) -> Bundle:
 def write(model: Bundle, folder: Path) -> None:
     """Write a model in this layout into an empty folder: data only, no Python files.
 
-    Raises ModelError: what the layout cannot express (another backbone or pooling, scaled RoPE, no adapters).
+    Raises ModelError: what the layout cannot express (another backbone or pooling, dynamic scaling of RoPE, no
+    adapters).
     """
     backbone: Any = model.backbone
     spec, adapters = model.spec, model.adapters
-    config = rope.with_theta(backbone.config, spec.inference_theta)
+    config = rope.with_rope(backbone.config, spec.inference_theta, spec.inference_scaling)
     if config.model_type not in BACKBONES:
         raise ModelError(
             f"{spec.name} is a {type(backbone).__name__}; the jina-v5 layout is possible for "
@@ -117,9 +119,11 @@ def write(model: Bundle, folder: Path) -> None:
             f"{spec.name} has no adapters, and in the jina-v5 layout every vector is made with one: train one "
             "(`adapters:` in the recipe), or use the bundle itself, which sentence-transformers can load"
         )
-    kind = config.rope_parameters["rope_type"]
-    if kind != "default":
-        raise ModelError(f"{spec.name} has RoPE scaled by {kind}; in the jina-v5 layout there is only its theta")
+    if config.rope_parameters["rope_type"] == "dynamic":
+        raise ModelError(
+            f"{spec.name} has RoPE of dynamic scaling, which starts at max_position_embeddings; those who read the "
+            "jina-v5 layout cut texts there: take yarn or linear scaling (student.rope.inference_scaling)"
+        )
     with quiet():
         backbone.save_pretrained(str(folder))
     own = {name: getattr(config, name) for name in sorted(_declared(type(config)))}
@@ -131,7 +135,7 @@ def write(model: Bundle, folder: Path) -> None:
         "dtype": "float32",
         "max_position_embeddings": spec.max_tokens,  # those who read the layout cut texts there
         "matryoshka_dimensions": spec.dims,
-        "rope_theta": rope.theta_of(config),  # where transformers 4 looks
+        **_rope_of_transformers_4(config),
     }
     if config.model_type == "eurobert":
         body["is_decoder"] = False  # how vLLM tells the two backbones apart
@@ -150,6 +154,13 @@ def write(model: Bundle, folder: Path) -> None:
     for task, adapter in adapters.items():
         replace(adapter, base=digest).save(folder / ADAPTERS / task, base_model=spec.name)
     (folder / "README.md").write_text(_readme(spec, list(adapters)), encoding="utf-8")
+
+
+def _rope_of_transformers_4(config: Any) -> dict[str, Any]:
+    """Theta and scaling where transformers 4 looks for them."""
+    scaled = {key: value for key, value in config.rope_parameters.items() if key != "rope_theta"}
+    theta = {"rope_theta": rope.theta_of(config)}
+    return theta if scaled["rope_type"] == "default" else theta | {"rope_scaling": scaled}
 
 
 class _AsFound(Tokenizer):
@@ -184,7 +195,7 @@ def _config(folder: Path) -> Any:
     known = {k: v for k, v in _json(folder / "config.json").items() if k in _declared(kind) | _UNDECLARED}
     try:
         return kind(**known)
-    except (ValueError, TypeError, StrictDataclassError) as error:
+    except (ValueError, TypeError, KeyError, StrictDataclassError) as error:
         raise ModelError(f"{folder / 'config.json'} does not fit {kind.__name__}: {first_line(error)}") from None
 
 

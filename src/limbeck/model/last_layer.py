@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from limbeck.model.runtime import EAGER_OR_SDPA
+
 # Layers whose parts are known. Post-norm: norms follow what they normalise; pre-norm: they stand in front of it.
 _POST_NORM = ("JinaEmbeddingsV3Layer",)
 _PRE_NORM = ("Qwen3DecoderLayer", "EuroBertDecoderLayer", "LlamaDecoderLayer")
@@ -44,7 +46,7 @@ def understands(backbone: nn.Module) -> bool:
     stack: Any = getattr(backbone, "layers", None)
     known = bool(stack) and isinstance(stack[-1], _PooledLayer)
     # FlashAttention aligns a causal query with the last key, padding or not
-    return known and getattr(backbone.config, "_attn_implementation", None) in ("eager", "sdpa")
+    return known and getattr(backbone.config, "_attn_implementation", None) in ("eager", "sdpa", EAGER_OR_SDPA)
 
 
 class _PooledLayer(nn.Module):

@@ -1,9 +1,10 @@
-"""Token states → one vector per text.  B: batch, T: tokens, H: hidden."""
+"""Token states → one vector per text, or per range of its tokens.  B: batch, T: tokens, H: hidden, R: ranges."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,5 +31,28 @@ def first_token(states: Tensor, mask: Tensor) -> Tensor:
     return states[torch.arange(states.shape[0], device=states.device), mask.to(torch.long).argmax(dim=1)]
 
 
+def last_of_range(states: Tensor, ranges: np.ndarray) -> Tensor:
+    """State of each range's last token. states: [T, H]; ranges: [R, 2], begin and end, none empty → [R, H]."""
+    return states[torch.from_numpy(ranges[:, 1] - 1).to(states.device)]
+
+
+def mean_of_range(states: Tensor, ranges: np.ndarray) -> Tensor:
+    """Mean over each range's tokens. states: [T, H]; ranges: [R, 2] → [R, H], fp32."""
+    means = [states[begin:end].float().mean(dim=0) for begin, end in ranges.tolist()]
+    return torch.stack(means) if means else states[:0].float()
+
+
+def first_of_range(states: Tensor, ranges: np.ndarray) -> Tensor:
+    """State of each range's first token. states: [T, H]; ranges: [R, 2] → [R, H]."""
+    return states[torch.from_numpy(ranges[:, 0]).to(states.device)]
+
+
 POOLINGS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"last": last_token, "mean": mean, "cls": first_token}
 """By the name used in recipes and bundles."""
+
+RANGE_POOLINGS: dict[str, Callable[[Tensor, np.ndarray], Tensor]] = {
+    "last": last_of_range,
+    "mean": mean_of_range,
+    "cls": first_of_range,
+}
+"""The same for ranges of one text's tokens; over all of them, each gives what its namesake gives."""

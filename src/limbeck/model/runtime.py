@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -15,6 +15,7 @@ Precision = Literal["auto", "fp32", "bf16"]
 # Below this many tokens, batched matrix products with the full attention matrix are faster on a CPU than its
 # flash-attention kernel; above, the matrix no longer fits the caches and costs memory quadratic in the length.
 EAGER_LIMIT = 512
+EAGER_OR_SDPA = "eager_or_sdpa"  # the attention that chooses so for each batch, see limbeck.model.attention
 
 
 def device_of(name: str | None = None) -> torch.device:
@@ -34,11 +35,18 @@ def precision_of(asked: Precision, device: torch.device) -> Literal["fp32", "bf1
 
 
 def attention_of(asked: str, device: torch.device, max_tokens: int, precision: str = "bf16") -> str:
-    """`auto`: on a CPU eager for short texts; on CUDA FlashAttention where it is installed, for bf16; else sdpa."""
+    """`auto`: on a CPU eager for short batches, sdpa for long; on CUDA FlashAttention in bf16, if installed; else sdpa.
+
+    `max_tokens` is the longest that a batch can be.
+    """
     if asked != "auto":
         return asked
+    if device.type == "cpu" and max_tokens <= EAGER_LIMIT:
+        return "eager"
     if device.type == "cpu":
-        return "eager" if max_tokens <= EAGER_LIMIT else "sdpa"
+        import limbeck.model.attention  # noqa: F401  # makes its name known to transformers, which is slow to import
+
+        return EAGER_OR_SDPA
     if device.type == "cuda" and precision == "bf16" and find_spec("flash_attn"):
         return "flash_attention_2"
     return "sdpa"
@@ -47,6 +55,13 @@ def attention_of(asked: str, device: torch.device, max_tokens: int, precision: s
 def autocast(precision: Literal["fp32", "bf16"], device: torch.device) -> AbstractContextManager[object]:
     """bf16 matrix products with fp32 weights and sums, or nothing."""
     return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+def checkpoint_activations(backbone: Any) -> None:
+    """Let a transformers model keep no activations of its layers: they are computed again in the backward pass."""
+    # the name that transformers keeps; older releases of 5 have only the other
+    enable = getattr(backbone, "activation_checkpointing_enable", None) or backbone.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
 
 
 def encode_tokens(device: torch.device) -> int:

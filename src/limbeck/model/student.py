@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from limbeck.model.last_layer import pool_in_last_layer, understands
-from limbeck.model.pooling import POOLINGS, last_position
+from limbeck.model.pooling import POOLINGS, RANGE_POOLINGS, last_position
 from limbeck.model.projection import Projection
 
 
@@ -21,7 +23,8 @@ class StudentModel(nn.Module):
     def __init__(self, backbone: nn.Module, *, pooling: str, projection: Projection | None = None) -> None:
         """Args: backbone: a transformers model; pooling: a name of POOLINGS; projection: trained along, if any."""
         super().__init__()
-        self.backbone, self.projection, self._pool = backbone, projection, POOLINGS[pooling]
+        self.backbone, self.projection = backbone, projection
+        self._pool, self._pool_ranges = POOLINGS[pooling], RANGE_POOLINGS[pooling]
         self._arguments: dict[str, Any] = {}
         if hasattr(getattr(backbone, "config", None), "use_cache"):
             self._arguments["use_cache"] = False  # a decoder would otherwise keep keys and values that nobody reads
@@ -32,11 +35,25 @@ class StudentModel(nn.Module):
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """ids, mask: [B, T] int64 → [B, H] fp32."""
+        # of a text alone nothing is masked; a compiled backbone cannot see that, and would make a mask of T × T
+        shown = None if len(mask) == 1 and _is_full(mask) else mask
         if self._pools_in_last_layer and understands(self.backbone):
-            found = self.backbone(input_ids=ids, attention_mask=mask, pooled=last_position(mask), **self._arguments)
-            return found.last_hidden_state[:, 0].float()
-        states = self.backbone(input_ids=ids, attention_mask=mask, **self._arguments).last_hidden_state
-        return self._pool(states, mask).float()
+            pooled = last_position(mask)
+            return self.token_states(input_ids=ids, attention_mask=shown, pooled=pooled)[:, 0].float()
+        return self._pool(self.token_states(input_ids=ids, attention_mask=shown), mask).float()
+
+    def token_states(self, **inputs: Any) -> Tensor:
+        """States [B, T, H] after the last layer, of a backbone's `inputs`: input_ids [B, T] and what goes with them."""
+        return self.backbone(**inputs, **self._arguments).last_hidden_state
+
+    def pool_ranges(self, states: Tensor, ranges: np.ndarray) -> Tensor:
+        """Pool ranges of one text's tokens. states: [T, H]; ranges: [R, 2], begin and end, none empty → [R, H] fp32."""
+        return self._pool_ranges(states, ranges).float()
+
+
+def _is_full(mask: Tensor) -> bool:
+    # a tensor without data, as `limbeck plan` works with, stands for a text of that length
+    return isinstance(mask, FakeTensor) or bool(mask.all())
 
 
 def _in_autocast_dtype(module: nn.Module, _inputs: Any, states: Tensor) -> Tensor:

@@ -85,10 +85,11 @@ def make_plan(recipe: Recipe, *, probe: bool = True, read_seconds: float = 10.0)
     student_config = student_config_of(recipe, teacher_config)
     longest = recipe.distill.max_tokens or recipe.student.max_tokens
     attention = runtime.attention_of(recipe.distill.attention, device, longest)
-    pooled = recipe.student.pooling == "last" and attention in ("eager", "sdpa")
+    pooled = recipe.student.pooling == "last" and attention in ("eager", "sdpa", runtime.EAGER_OR_SDPA)
     student = estimate.shape_of(student_config, pooled=pooled)
     teacher = estimate.shape_of(teacher_config) if teacher_config else None
-    limits = [longest, *(b.max_tokens or recipe.student.max_tokens for b in recipe.adapters.by_task().values())]
+    limits = [longest, *([recipe.extend.max_tokens or recipe.student.max_tokens] if recipe.extend else [])]
+    limits += [b.max_tokens or recipe.student.max_tokens for b in recipe.adapters.by_task().values()]
     data = count_texts(recipe, list(dict.fromkeys(limits)), read_seconds)
     means = [d.mean_tokens[longest] for d in _distilled(recipe, data) if d.mean_tokens]
     length = min(longest, round(sum(means) / len(means) if means else TYPICAL_LENGTH))
@@ -129,7 +130,7 @@ def make_plan(recipe: Recipe, *, probe: bool = True, read_seconds: float = 10.0)
 
 def _distilled(recipe: Recipe, data: Sequence[Texts]) -> list[Texts]:
     """The sources of stage 1."""
-    return [d for d in data if recipe.distill.sources is None or d.source in recipe.distill.sources]
+    return [d for d in data if d.source in recipe.distill_sources]
 
 
 def _passes(recipe: Recipe, data: Sequence[Texts]) -> float | None:

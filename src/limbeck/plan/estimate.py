@@ -150,13 +150,12 @@ def activation_bytes(
 
     Raises ConfigError when `lora` names layers that the backbone does not have.
     """
+    from limbeck.model import runtime  # brings torch
 
     def saved(layers: int, checkpointing: bool) -> int:
         model = _student(_shrunk(config, layers), "meta", attention, pooled, lora, precision).train()
         if checkpointing:
-            # the name that transformers keeps; older releases of 5 have only the other
-            backbone = model.backbone
-            getattr(backbone, "activation_checkpointing_enable", backbone.gradient_checkpointing_enable)()
+            runtime.checkpoint_activations(model.backbone)
         return _saved_bytes(model, tokens, length, precision)
 
     def of_all(checkpointing: bool) -> int:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
 
-from limbeck.config import Adapter, Recipe, Task
+from limbeck.config import Adapter, Recipe, Stage1, Task
 from limbeck.evaluation.formatting import short_count
 from limbeck.machine import Precision
 from limbeck.plan import estimate
@@ -15,6 +15,8 @@ from limbeck.plan.texts import Texts
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
+
+Attention = Literal["eager", "sdpa"]  # sdpa stands for every kernel that keeps no attention matrix
 
 TYPICAL_LENGTH = 128  # tokens of a text, where the texts are not at hand
 _STORE_KEY_BYTES = 16  # of each stored vector
@@ -48,7 +50,7 @@ class Running:
     device: str
     precision: Precision
     teacher_precision: Precision
-    attention: str  # "eager" or "sdpa", which stands for every kernel that keeps no attention matrix
+    attention: Attention
     length: int  # mean tokens of a text of stage 1
     longest: int  # tokens that stage 1 truncates a text to
 
@@ -78,6 +80,7 @@ def stages(recipe: Recipe, models: Models, data: Sequence[Texts], rates: dict[st
         Stage("data", f"read {read}; clean, drop duplicates, split", "data/", tokens=total(data, "tokens"), disk=chars),
         _teach(recipe, models, data, rates, how),
         _distill(recipe, models, rates, how),
+        *([_extend(recipe, models, data, rates)] if recipe.extend else []),
         Stage("router", "which adapter suits a text, from texts of each source", "router/"),
         Stage("bundle", "the student as a folder that loads", "model/", disk=4 * (weights + shipped)),
         Stage(
@@ -145,28 +148,54 @@ def _teach(recipe: Recipe, models: Models, data: Sequence[Texts], rates: dict[st
 
 
 def _distill(recipe: Recipe, models: Models, rates: dict[str, Rate], how: Running) -> Stage:
-    settings, student = recipe.distill, models.student
+    settings = recipe.distill
+    stage = _stage_1("distill", settings, models, how.length, how.longest, how.precision, how.attention)
+    seconds = (stage.tokens or 0) / rates["student"].tokens_per_second if "student" in rates else None
+    return replace(stage, seconds=seconds)
+
+
+def _extend(recipe: Recipe, models: Models, data: Sequence[Texts], rates: dict[str, Rate]) -> Stage:
+    from limbeck.model import runtime
+
+    settings, device = recipe.extend, runtime.device_of()
+    assert settings is not None
+    longest = settings.max_tokens or recipe.student.max_tokens
+    precision = runtime.precision_of(settings.precision, device)
+    attention = runtime.attention_of(settings.attention, device, longest, precision)
+    known = [d.mean_tokens[longest] for d in data if d.source in settings.sources and d.mean_tokens]
+    length = round(sum(known) / len(known)) if known else longest  # where it is not known, as long as may be
+    kind: Attention = "eager" if attention == "eager" else "sdpa"
+    stage = _stage_1("extend", settings, models, length, longest, precision, kind)
+    does = f"{stage.does} of texts of up to {longest:,}; {settings.short_share:.0%} short"
+    seconds = (stage.flops or 0) / rates["student"].flops if "student" in rates else None
+    return replace(stage, does=does, seconds=seconds)
+
+
+def _stage_1(
+    name: str, settings: Stage1, models: Models, length: int, longest: int, precision: Precision, attention: Attention
+) -> Stage:
+    """A phase of stage 1, without its seconds. length: mean tokens of a text; longest: where texts are cut."""
+    student = models.student
     weights = student.total + models.projection
     trained = weights - (0 if settings.train_token_embeddings else student.token_table)
     tokens = settings.steps * settings.tokens_per_step
     activations = estimate.activation_bytes(
         models.config,
-        tokens=settings.tokens_per_micro_batch,
-        length=min(how.longest, settings.tokens_per_micro_batch),  # at worst, every text is that long
-        precision=how.precision,
-        attention=how.attention,
+        tokens=max(settings.tokens_per_micro_batch, longest),  # a text is never divided
+        length=longest,  # at worst, every text is that long
+        precision=precision,
+        attention=attention,
         checkpointing=settings.gradient_checkpointing,
         pooled=student.pooled,
     )
     return Stage(
-        "distill",
+        name,
         f"{settings.steps:,} steps of {settings.tokens_per_step:,} tokens",
-        "distill/",
+        f"{name}/",
         tokens=tokens,
         memory={"weights": 4 * weights, "gradients": 4 * trained, "AdamW": 8 * trained, "activations": activations},
         disk=4 * weights + _checkpoints(trained, settings.keep_checkpoints),
-        flops=3 * student.forward_flops(how.length) * tokens,
-        seconds=tokens / rates["student"].tokens_per_second if "student" in rates else None,
+        flops=3 * student.forward_flops(length) * tokens,
     )
 
 

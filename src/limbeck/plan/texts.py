@@ -11,7 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from limbeck.config import DebianPackagesSource, HubSource, Recipe, Source
+from limbeck.config import DebianPackagesSource, DerivedSource, HubSource, Recipe, Source
 from limbeck.data.examples import Example
 from limbeck.plan.models import teacher_folder
 
@@ -52,7 +52,8 @@ def count_texts(recipe: Recipe, limits: Collection[int], seconds: float) -> list
     for source in recipe.data.sources:
         if not _is_local(source):
             most = f", at most {source.max_rows:,} rows" if source.max_rows else ""
-            found.append(Texts(source.name, source.type, note=f"unknown until it is read{most}"))
+            done = f"made of {source.of}" if isinstance(source, DerivedSource) else "read"
+            found.append(Texts(source.name, source.type, note=f"unknown until it is {done}{most}"))
             continue
         rows, taught, lengths, sample, complete = _read(recipe, source, seconds)
         chars_per_token = chars_per_token or _chars_per_token(recipe, sample)
@@ -74,10 +75,11 @@ def count_texts(recipe: Recipe, limits: Collection[int], seconds: float) -> list
 
 
 def _is_local(source: Source) -> bool:
-    """Whether reading it leaves the network alone."""
+    """Whether it can be read by itself, and that leaves the network alone."""
     if isinstance(source, HubSource):
         return Path(source.dataset).is_dir()
-    return not (isinstance(source, DebianPackagesSource) and source.fetch_into)
+    fetched = isinstance(source, DebianPackagesSource) and source.fetch_into
+    return not (fetched or isinstance(source, DerivedSource))
 
 
 def _read(recipe: Recipe, source: Source, seconds: float) -> tuple[int, int, array[int], list[str], bool]:
@@ -118,7 +120,8 @@ def _instructions(recipe: Recipe, source: Source, example: Example) -> Mapping[s
     teacher = recipe.teacher
     roles = ("text",) if hasattr(example, "text") else ("query", "document")
     found: dict[str, set[str]] = defaultdict(set)
-    if recipe.distill.sources is None or source.name in recipe.distill.sources:
+    extended = [*recipe.extend.sources, *recipe.short_sources] if recipe.extend else []
+    if source.name in [*recipe.distill_sources, *extended]:
         for role in roles:
             found[role].add(teacher.query_instruction if role == "query" else teacher.document_instruction)
     # a table of one row whose texts are the names of their roles: so each part says whose it is

@@ -8,7 +8,6 @@ Legend: N texts, D the teacher's dims.
 from __future__ import annotations
 
 import hashlib
-import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,14 +24,12 @@ from limbeck.errors import TeacherError
 from limbeck.files import sha256_file
 from limbeck.machine import computes_in_bf16
 from limbeck.teacher.checks import Progress, unit_vectors, utf8, wrong_dim
+from limbeck.teacher.pieces import Units, cutter, in_pieces, reading, say_long, token_counts, whole
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-log = logging.getLogger(__name__)
-
 _MODEL_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]  # config, weights, tokenizer; no other format of them
-_COUNTED_AT_ONCE = 4096  # texts; their token ids are held as Python integers meanwhile
 
 
 class TeacherModel(Protocol):
@@ -55,7 +52,12 @@ class TeacherModel(Protocol):
 
     @property
     def truncated(self) -> int | None:
-        """Texts so far that were longer than `max_tokens`; None = not known here."""
+        """Texts so far that were longer than `max_tokens` and cut there; None = not known here."""
+        ...
+
+    @property
+    def chunked(self) -> int:
+        """Texts so far that were longer than `max_tokens` and read in pieces."""
         ...
 
     def encode(self, texts: Sequence[str], *, instruction: str = "", progress: Progress | None = None) -> np.ndarray:
@@ -103,7 +105,7 @@ def load_teacher(teacher: config.Teacher, *, device: str | None = None) -> Teach
     folder = resolve_model_folder(teacher)
     # a branch moves; what is fingerprinted now is what is loaded later
     commit = None if Path(folder).is_dir() else _commit(folder, teacher.revision)
-    fingerprint = _fingerprint(teacher, folder, commit)
+    fingerprint = _model_name(teacher, folder, commit) + reading(teacher)
     return LocalTeacher(teacher, folder=folder, commit=commit, fingerprint=fingerprint, device=device)
 
 
@@ -157,6 +159,7 @@ class LocalTeacher:
         self.fingerprint = fingerprint
         self.dim = teacher.dim
         self.truncated = 0
+        self.chunked = 0
         self._config = teacher
         self._commit = commit
         self._device = device
@@ -211,63 +214,61 @@ class LocalTeacher:
 
         Args:
             texts: [N].
-            instruction: put in front of every text, in place of any prompt that the model brings along.
-            progress: called after each batch with the number of its texts.
+            instruction: put in front of every text, or piece of one, in place of any prompt that the model brings
+                along.
+            progress: called after each batch with the number of texts that it completes.
 
         Returns:
             float32 [N, D] in the order of `texts`.
 
         Raises:
             DataError: a text is not valid Unicode.
-            TeacherError: the model cannot be loaded, or answers NaN, infinity or zeros.
+            TeacherError: the model cannot be loaded, answers NaN, infinity or zeros, or a long text cannot be cut into
+                pieces (see `limbeck.teacher.pieces.pieces`) or put together from them.
         """
         import torch
 
         for i in range(len(texts)):
             utf8(texts[i], i)
-        vectors = np.empty((len(texts), self.dim), dtype=np.float32)
         if not len(texts):
-            return vectors
+            return np.empty((0, self.dim), dtype=np.float32)
         device = self.model.device
-        lengths = self._lengths(texts, instruction)
+        units = self._units(texts, instruction)
+        vectors = np.empty((len(units.texts), self.dim), dtype=np.float32)
+        report = units.progress(progress)
         # one autocast around all batches: weights are converted once
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=self.computes_in_bf16):
             # longest first: if the memory does not suffice, it fails at once
-            for batch in reversed(micro_batches(lengths, self._config.batch_tokens)):
-                batch_texts = [texts[int(i)] for i in batch]
+            for batch in reversed(micro_batches(units.lengths, self._config.batch_tokens)):
+                batch_texts = [units.texts[int(i)] for i in batch]
                 features = self.model.preprocess(batch_texts, prompt=instruction)
                 features = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in features.items()}
                 found = self.model(features)["sentence_embedding"].float().cpu().numpy()
                 vectors[batch] = unit_vectors(
-                    found, batch_texts, positions=batch, dim=self.dim, teacher=self._config.model
+                    found, batch_texts, positions=units.owners[batch], dim=self.dim, teacher=self._config.model
                 )
-                if progress:
-                    progress(len(batch))
-        return vectors
+                report(batch)
+        return units.combine(vectors, teacher=self._config.model)
 
-    def _lengths(self, texts: Sequence[str], instruction: str) -> np.ndarray:
-        """int64 [N]: tokens that the model will read of each text; counts the texts that it will cut."""
+    def _units(self, texts: Sequence[str], instruction: str) -> Units:
+        """What the model is given of the texts; counts those over its limit."""
         from transformers import PreTrainedTokenizerBase
 
         tokenizer = self.model.tokenizer
         if not isinstance(tokenizer, PreTrainedTokenizerBase):  # e.g. static embeddings: nothing is padded
-            return np.array([1 + len(instruction) + len(text) for text in texts])
-        lengths = np.empty(len(texts), dtype=np.int64)
-        for start in range(0, len(texts), _COUNTED_AT_ONCE):
-            part = [instruction + text for text in texts[start : start + _COUNTED_AT_ONCE]]
-            ids = tokenizer(part, return_attention_mask=False, return_token_type_ids=False, verbose=False)["input_ids"]
-            lengths[start : start + len(part)] = [len(i) for i in ids]
+            return whole(texts, np.array([1 + len(instruction) + len(text) for text in texts]))
+        lengths = token_counts(texts, instruction, tokenizer)
         limit = self.model.max_seq_length
-        if limit is None:
-            return lengths
-        over = int((lengths > limit).sum())
-        if over and not self.truncated:
-            log.warning(
-                "%d of %d texts are longer than the %d tokens that teacher %s reads, and are cut there",
-                *(over, len(texts), limit, self._config.model),
-            )
-        self.truncated += over
-        return np.minimum(lengths, limit)
+        if limit is None or lengths.max() <= limit:
+            return whole(texts, lengths)
+        over = lengths > limit
+        if not (self.truncated or self.chunked):
+            say_long(self._config, over, limit)
+        if self._config.long_texts == "truncate":
+            self.truncated += int(over.sum())
+            return whole(texts, np.minimum(lengths, limit))  # `preprocess` cuts them
+        self.chunked += int(over.sum())
+        return in_pieces(texts, lengths, over, cutter(self._config, tokenizer, instruction=instruction, limit=limit))
 
     def _limit(self, model: SentenceTransformer) -> int | None:
         """Tokens that the model shall read: the recipe's number or its own, and no more than it has positions for."""
@@ -306,17 +307,16 @@ def _package_folder(name: str) -> Path:
     return folder
 
 
-def _fingerprint(teacher: config.Teacher, folder: str, commit: str | None) -> str:
+def _model_name(teacher: config.Teacher, folder: str, commit: str | None) -> str:
+    """The weights, for the fingerprint."""
     if teacher.type == "package":
-        name = f"{teacher.model}@sha256:{KNOWN_PACKAGES[teacher.model].sha256[:16]}"
-    elif commit is None:
-        name = f"{Path(folder).resolve().name}@sha256:{_folder_digest(Path(folder))}"
-    else:
-        name = f"{folder}@{commit}"
-    return name if teacher.max_tokens is None else f"{name} max_tokens={teacher.max_tokens}"
+        return f"{teacher.model}@sha256:{KNOWN_PACKAGES[teacher.model].sha256[:16]}"
+    if commit is None:
+        return f"{Path(folder).resolve().name}@sha256:{folder_digest(Path(folder))}"
+    return f"{folder}@{commit}"
 
 
-def _folder_digest(folder: Path) -> str:
+def folder_digest(folder: Path) -> str:
     """SHA-256 (16 hex digits) over names and bytes of what makes a model: weights, settings, tokenizer, code."""
     kinds = {".json", ".safetensors", ".bin", ".txt", ".model", ".py"}
     digest = hashlib.sha256()

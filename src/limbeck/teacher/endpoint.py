@@ -1,36 +1,36 @@
 """A teacher behind an OpenAI-compatible `/v1/embeddings` endpoint: OpenAI itself, vLLM, TEI, llama.cpp and others.
 
-The `openai` client sends, retries (connection errors, timeouts, 408, 409, 429 and 5xx, with exponential backoff and
-jitter, or after the server's Retry-After) and decodes base64 or float vectors. Here: the rate, several requests at a
-time, every check of an answer, and errors in plain words. The key is read from the environment at the first request; it
-is in no fingerprint, log record or message.
+Requests are made by `limbeck.http_client`; here are their contents, every check of an answer, and what is done about
+texts over the limit. Where the recipe names a tokenizer, they are cut here. Where it does not, the server is asked to
+cut them, and only the server knows which they were.
 
-Legend: N texts, D the teacher's dims.
+Legend: N texts; U units, which are whole texts and pieces of long ones; D the teacher's dims.
 """
 
 from __future__ import annotations
 
-import ipaddress
-import os
-import threading
-import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
-from urllib.parse import urlsplit
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from limbeck import config
 from limbeck.errors import TeacherError
+from limbeck.http_client import Endpoint
+from limbeck.teacher.backends import folder_digest
 from limbeck.teacher.checks import Progress, shown, unit_vectors, utf8
+from limbeck.teacher.pieces import Units, cutter, in_pieces, reading, say_long, token_counts, whole
+
+if TYPE_CHECKING:
+    from openai import OpenAI
+    from transformers import PreTrainedTokenizerBase
 
 
 class EndpointTeacher:
     """A teacher reached over HTTP. Needs the `openai` package (the `train` extra)."""
-
-    truncated = None  # only the server knows
 
     def __init__(self, teacher: config.Teacher) -> None:
         """Take the settings; nothing is sent before the first `encode`.
@@ -38,123 +38,139 @@ class EndpointTeacher:
         Raises:
             TeacherError: the URL holds a password.
         """
-        assert teacher.base_url  # the recipe has checked it
         self.dim = teacher.dim
         self.max_tokens = teacher.max_tokens
+        self._cuts_here = bool(teacher.tokenizer and teacher.max_tokens)
+        self.truncated: int | None = 0 if self._cuts_here else None  # None: only the server knows
+        self.chunked = 0
         self._config = teacher
-        self._url = urlsplit(teacher.base_url)
-        if self._url.username or self._url.password:  # HTTP libraries log URLs, and recipes are passed on
-            raise TeacherError(
-                f"teacher.base_url of {self._url.hostname} holds a user or password: put the key into the environment "
-                f"variable {teacher.api_key_env} instead"
-            )
-        self.host = self._url.netloc
-        self._limiter = RateLimiter(teacher.requests_per_minute)
+        self._endpoint = Endpoint(
+            teacher,
+            role="teacher",
+            section="teacher",
+            smaller="lower teacher.texts_per_request",
+            error=TeacherError,
+        )
 
     @property
     def fingerprint(self) -> str:
-        """Model and where it is served; with teacher.revision, model and revision.
+        """Model and where it is served, or with teacher.revision, model and revision; and how long texts are read.
 
         A server may serve anything under a model's name, so its address counts. Whoever sets `revision` vouches for
         what is served: the vectors then stay known when the server moves.
         """
-        where = self._config.revision or f"{self.host}{self._url.path.rstrip('/')}"
-        name = f"{self._config.model}@{where}"
-        return name if self.max_tokens is None else f"{name} max_tokens={self.max_tokens}"
+        name = f"{self._config.model}@{self._config.revision or self._endpoint.address}{reading(self._config)}"
+        return f"{name} tokenizer={self._tokenizer_name}" if self._cuts_here else name
 
     def encode(self, texts: Sequence[str], *, instruction: str = "", progress: Progress | None = None) -> np.ndarray:
         """Encode texts to unit vectors, teacher.texts_per_request at a time, teacher.concurrency requests in flight.
 
         Args:
             texts: [N], none empty.
-            instruction: put in front of every text.
-            progress: called after each request with the number of its texts.
+            instruction: put in front of every text, or piece of one.
+            progress: called after each request with the number of texts that it completes.
 
         Returns:
             float32 [N, D] in the order of `texts`.
 
         Raises:
             DataError: a text is not valid Unicode.
-            TeacherError: no key, no connection, a refusal that retries did not cure, or an answer that does not fit.
+            TeacherError: no key, no connection, a refusal that retries did not cure, an answer that does not fit, or a
+                long text that cannot be cut (see `limbeck.teacher.pieces.pieces`).
         """
         for i in range(len(texts)):
             utf8(texts[i], i)
-        vectors = np.empty((len(texts), self.dim), dtype=np.float32)
         if not len(texts):
-            return vectors
-        client = self._client  # made here and not in a thread: a missing key is said once, before anything is sent
+            return np.empty((0, self.dim), dtype=np.float32)
+        units = self._units(texts, instruction)
+        vectors = np.empty((len(units.texts), self.dim), dtype=np.float32)
+        report = units.progress(progress)
         size = self._config.texts_per_request
-        pool = ThreadPoolExecutor(self._config.concurrency, thread_name_prefix="limbeck-teacher")
-        try:
-            requests = {
-                pool.submit(self._request, client, list(texts[start : start + size]), instruction, start): start
-                for start in range(0, len(texts), size)
-            }
-            for done in as_completed(requests):
-                answer = done.result()
-                vectors[requests[done] : requests[done] + len(answer)] = answer
-                if progress:
-                    progress(len(answer))
-        finally:
-            # not waiting: after an error or Ctrl-C nobody wants the rest, and those in flight end by their own timeout
-            pool.shutdown(wait=False, cancel_futures=True)
-        return vectors
+        requests = [np.arange(start, min(start + size, len(vectors))) for start in range(0, len(vectors), size)]
 
-    @cached_property
-    def _key(self) -> str:
-        key = os.environ.get(self._config.api_key_env, "").strip()
-        if key:
-            return key
-        if _is_this_machine(self._url.hostname or ""):
-            return "none"  # the client insists on one; local servers rarely look at it
-        raise TeacherError(
-            f"teacher {self._config.model} at {self.host} needs a key: set the environment variable "
-            f"{self._config.api_key_env} (to anything, if that server asks for none), or name another in "
-            "teacher.api_key_env"
-        )
+        def ask(request: np.ndarray) -> np.ndarray:
+            asked, owners = [units.texts[int(i)] for i in request], units.owners[request]
+            found = self._answer([instruction + text for text in asked], owners)
+            return unit_vectors(found, asked, positions=owners, dim=self.dim, teacher=self._config.model)
 
-    @cached_property
-    def _client(self) -> Any:
-        try:
-            import openai
-        except ImportError:
-            raise TeacherError("an openai teacher needs the openai package: pip install 'limbeck[train]'") from None
-        return openai.OpenAI(
-            api_key=self._key,
-            base_url=self._config.base_url,
-            timeout=self._config.timeout_seconds,
-            max_retries=self._config.max_retries,
-            # a hook and not a wait before `create`, because the rate counts retries too
-            http_client=openai.DefaultHttpxClient(event_hooks={"request": [lambda _: self._limiter.wait()]}),
-        )
+        def done(request: np.ndarray, answer: np.ndarray) -> None:
+            vectors[request] = answer
+            report(request)
+
+        self._endpoint.for_each(requests, ask, done)
+        return units.combine(vectors, teacher=self._config.model)
 
     def width(self, text: str = "How wide is a vector?") -> int:
         """D, as the endpoint answers one text, whatever teacher.dim says. Raises TeacherError."""
-        return self._answer(self._client, [text], 0).shape[1]
+        return self._answer([text], [0]).shape[1]
 
-    def _request(self, client: Any, texts: list[str], instruction: str, start: int) -> np.ndarray:
-        """float32 [N, D], unit vectors of one request."""
-        vectors = self._answer(client, [instruction + text for text in texts], start)
-        positions = range(start, start + len(texts))
-        return unit_vectors(vectors, texts, positions=positions, dim=self.dim, teacher=self._config.model)
+    @cached_property
+    def _tokenizer(self) -> PreTrainedTokenizerBase:
+        from transformers import AutoTokenizer
 
-    def _answer(self, client: Any, texts: list[str], start: int) -> np.ndarray:
-        """float32 [N, D] as they came."""
-        import openai
-
-        # vLLM's way of asking for truncation; other servers may refuse it, which is why it is sent only when asked for
-        extra = {"truncate_prompt_tokens": self.max_tokens} if self.max_tokens else None
+        name = self._config.tokenizer
+        assert name
         try:
+            return AutoTokenizer.from_pretrained(name, trust_remote_code=self._config.trust_remote_code)
+        except (OSError, ValueError, ImportError, KeyError) as error:
+            raise TeacherError(
+                f"teacher.tokenizer {name} cannot be loaded ({error}): set it to a folder with a tokenizer or a hub id"
+            ) from error
+
+    @cached_property
+    def _tokenizer_name(self) -> str:
+        """The tokenizer, for the fingerprint: a hub id, or a folder by its contents, wherever it lies."""
+        folder = Path(str(self._config.tokenizer)).expanduser()
+        if not folder.is_dir():
+            return str(self._config.tokenizer)
+        return f"{folder.resolve().name}@sha256:{folder_digest(folder)}"
+
+    def _units(self, texts: Sequence[str], instruction: str) -> Units:
+        """What is sent of the texts; counts those over the limit, where they are cut here."""
+        limit = self.max_tokens
+        if not (self._cuts_here and limit):
+            return whole(texts, np.ones(len(texts), dtype=np.int64))  # lengths are not known, and decide nothing here
+        lengths = token_counts(texts, instruction, self._tokenizer)
+        over = lengths > limit
+        if over.any() and not (self.truncated or self.chunked):
+            say_long(self._config, over, limit)
+        cut = cutter(self._config, self._tokenizer, instruction=instruction, limit=limit)
+        if self._config.long_texts == "truncate":
+            self.truncated = (self.truncated or 0) + int(over.sum())
+            return in_pieces(texts, lengths, over, lambda text: islice(cut(text), 1))
+        self.chunked += int(over.sum())
+        return in_pieces(texts, lengths, over, cut)
+
+    def _answer(self, texts: list[str], positions: Sequence[int] | np.ndarray) -> np.ndarray:
+        """float32 [U, D] as they came. positions: [U], where each stands among all texts of the call."""
+        # vLLM's way of asking for truncation; other servers may refuse it, which is why it is sent only when asked for
+        extra = {"truncate_prompt_tokens": self.max_tokens} if self.max_tokens and not self._cuts_here else None
+
+        def send(client: OpenAI) -> np.ndarray:
             answer = client.embeddings.create(model=self._config.model, input=texts, extra_body=extra)
             return self._in_order(answer.data, len(texts))
-        except openai.OpenAIError as error:
-            failure = TeacherError(self._explain(error, texts, start))
-        except (ValueError, TypeError, AttributeError) as error:
-            failure = TeacherError(
-                f"teacher {self._config.model}: {self.host} does not answer in the form of /v1/embeddings "
-                f"({self._clean(str(error))}): check teacher.base_url, which usually ends in /v1"
+
+        return self._endpoint.call(send, path="/v1/embeddings", refused=self._refused(texts, positions))
+
+    def _refused(self, texts: list[str], positions: Sequence[int] | np.ndarray) -> str:
+        """What to do where the server refuses a request for what is in it."""
+        longest = max(range(len(texts)), key=lambda i: len(texts[i]))
+        advice = (
+            "a text may be too long or empty, or the request too big; lower teacher.texts_per_request, or shorten the "
+            f"texts (the longest of this request is text {positions[longest]}, {shown(texts[longest])}, "
+            f"{len(texts[longest])} characters)"
+        )
+        if not self.max_tokens:
+            return (
+                f"{advice}; or set teacher.max_tokens to what the model reads and teacher.tokenizer to count it by, "
+                "and longer texts are cut there, or with teacher.long_texts=chunks read in pieces"
             )
-        raise failure  # outside `except`, so that it carries no request (and no key) along as its context
+        if not self._cuts_here:
+            return (
+                f"{advice}; or set teacher.tokenizer, and texts are cut here, or unset teacher.max_tokens, if the "
+                "server does not know truncate_prompt_tokens"
+            )
+        return f"{advice}; or lower teacher.max_tokens, if the server counts more tokens than teacher.tokenizer does"
 
     def _in_order(self, data: list[Any], expected: int) -> np.ndarray:
         """[N, D] of an answer's items, which may come in any order."""
@@ -167,81 +183,3 @@ class EndpointTeacher:
         if len(widths) != 1:
             raise ValueError(f"expected vectors of one width, got {sorted(widths)}")
         return np.array([by_index[i] for i in range(expected)], dtype=np.float32)
-
-    def _explain(self, error: Exception, texts: list[str], start: int) -> str:
-        import openai
-
-        head = f"teacher {self._config.model} at {self.host}"
-        tries = f"after {self._config.max_retries + 1} tries"
-        if isinstance(error, openai.APITimeoutError):
-            return (
-                f"{head} did not answer within {self._config.timeout_seconds:g} s, {tries}: raise "
-                "teacher.timeout_seconds or lower teacher.texts_per_request"
-            )
-        if isinstance(error, openai.APIConnectionError):
-            reason = self._clean(str(error.__cause__ or error))
-            return f"{head} cannot be reached ({reason}), {tries}: check teacher.base_url and that the server runs"
-        if not isinstance(error, openai.APIStatusError):
-            return f"{head}: {self._clean(str(error))}"
-        status = error.status_code
-        advice = {
-            401: f"check the key in the environment variable {self._config.api_key_env}",
-            403: f"the key in the environment variable {self._config.api_key_env} may not use this model",
-            404: "check teacher.model, and teacher.base_url, which usually ends in /v1",
-            429: f"{tries}: lower teacher.requests_per_minute and teacher.concurrency, or check the account's quota; "
-            "run again to go on from here",
-        }.get(status)
-        if advice is None and status in (400, 413, 422):
-            longest = max(range(len(texts)), key=lambda i: len(texts[i]))
-            advice = (
-                "a text may be too long or empty, or the request too big; lower teacher.texts_per_request, or shorten "
-                f"the texts (the longest of this request is text {start + longest}, {shown(texts[longest])}, "
-                f"{len(texts[longest])} characters)"
-            )
-            if self.max_tokens:
-                advice += "; or unset teacher.max_tokens, if the server does not know truncate_prompt_tokens"
-        return f"{head} answered {status} ({self._clean(error.message)}): {advice or f'{tries}; ask who runs it'}"
-
-    def _clean(self, message: str) -> str:
-        """One line of a foreign message, without the key, should it repeat it."""
-        line = " ".join(message.split())
-        if self._key != "none":
-            line = line.replace(self._key, "***")
-        return line if len(line) <= 200 else line[:200] + "…"
-
-
-class RateLimiter:
-    """Lets so many requests a minute begin, evenly spaced, from any thread."""
-
-    def __init__(
-        self,
-        per_minute: float | None,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        """per_minute: None = no limit. clock, sleep: in seconds."""
-        self._gap = 60 / per_minute if per_minute else 0.0
-        self._clock, self._sleep = clock, sleep
-        self._next = 0.0
-        self._lock = threading.Lock()
-
-    def wait(self) -> None:
-        """Return when the next request may begin."""
-        if not self._gap:
-            return
-        with self._lock:
-            now = self._clock()
-            begin = max(now, self._next)
-            self._next = begin + self._gap
-        if begin > now:
-            self._sleep(begin - now)
-
-
-def _is_this_machine(host: str) -> bool:
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -39,6 +39,7 @@ from limbeck.files import read_json, sync_folder, write_json
 from limbeck.teacher.checks import Progress, wrong_dim
 from limbeck.teacher.commits import COMMIT_BYTES, Commit, checksum, parse
 from limbeck.teacher.keys import KEY_BYTES, KeyIndex, first_of_each, keys_from_bytes, text_keys
+from limbeck.teacher.pieces import portions
 
 FORMAT = "limbeck teacher store"
 VERSION = 1
@@ -177,7 +178,7 @@ class TeacherStore:
         unknown = unknown[first_of_each(keys[unknown])]
         report = progress or (lambda _: None)
         report(len(texts) - len(unknown))
-        for part in _chunks(unknown, texts, chunk, chunk_chars):
+        for part in portions(unknown, texts, chunk, chunk_chars):
             self.refresh()
             todo = part[self._index.find(keys[part]) < 0]  # another process may teach the same texts
             report(len(part) - len(todo))
@@ -311,19 +312,6 @@ class TeacherStore:
         for path, offset, data in pieces:
             with _os_errors(path, kept=first):
                 _replace_tail(path, offset, data)
-
-
-def _chunks(which: np.ndarray, texts: Sequence[str], most: int, most_chars: int) -> Iterator[np.ndarray]:
-    """Cut positions into parts of at most so many texts and, but for a single longer text, so many characters."""
-    start, chars = 0, 0
-    for place, i in enumerate(which):
-        length = len(texts[int(i)])
-        if place > start and (place - start == most or chars + length > most_chars):
-            yield which[start:place]
-            start, chars = place, 0
-        chars += length
-    if start < len(which):
-        yield which[start:]
 
 
 def _create(path: Path, *, fingerprint: str, dim: int) -> None:

@@ -229,7 +229,7 @@ def adapt(
     adapters.attach(backbone, settings.lora, task, seed=recipe.seed)
     backbone.set_attn_implementation(runtime.attention_of(settings.attention, device, max_tokens, precision))
     if settings.gradient_checkpointing:
-        backbone.gradient_checkpointing_enable({"use_reentrant": False})
+        runtime.checkpoint_activations(backbone)
         backbone.enable_input_require_grads()
     if precision == "bf16":
         adapters.halve_frozen(backbone)

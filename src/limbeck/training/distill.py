@@ -17,7 +17,7 @@ from accelerate.state import AcceleratorState
 from rich.console import Console
 from torch import Tensor, nn
 
-from limbeck.config import Distill, Recipe
+from limbeck.config import Recipe, Stage1
 from limbeck.data.batching import SourceRows, StepPlan, micro_batches
 from limbeck.data.tables import ExampleTable
 from limbeck.data.tokens import TokenTable
@@ -76,7 +76,7 @@ class DistillBatches:
         self,
         sources: list[TaughtSource],
         gather: Callable[[np.ndarray], np.ndarray],
-        settings: Distill,
+        settings: Stage1,
         *,
         pad_id: int,
         seed: int,
@@ -161,6 +161,33 @@ def distill(
     Raises TrainingError.
     """
     settings = recipe.distill
+    run = Run.of(settings, folder=folder, key=key, seed=recipe.seed, title="stage 1: distil")
+    model = StudentModel(
+        backbone.model,
+        pooling=recipe.student.pooling,
+        projection=_drawn(recipe.student.dims, recipe.teacher.dim, recipe.seed),
+    )
+    fit = settings.projection_init == "rotation"
+    return model, train_student(recipe, settings, model, backbone, sources, gather, run, fit=fit, console=console)
+
+
+def train_student(
+    recipe: Recipe,
+    settings: Stage1,
+    model: StudentModel,
+    backbone: Backbone,
+    sources: list[TaughtSource],
+    gather: Callable[[np.ndarray], np.ndarray],
+    run: Run,
+    *,
+    fit: bool = False,
+    console: Console | None = None,
+) -> int:
+    """A phase of stage 1. Returns the real tokens trained on.
+
+    `model` holds the backbone and the projection, which are trained in place; `fit` turns the projection before the
+    first step so that it fits a sample of texts. The rest is as in `distill`. Raises TrainingError.
+    """
     device = runtime.device_of()
     precision = runtime.precision_of(settings.precision, device)
     accelerator = accelerator_of(precision, device)
@@ -169,11 +196,7 @@ def distill(
         runtime.attention_of(settings.attention, device, max_tokens, precision)
     )
     if settings.gradient_checkpointing:
-        backbone.model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
-    dims = recipe.student.dims
-    model = StudentModel(
-        backbone.model, pooling=recipe.student.pooling, projection=_drawn(dims, recipe.teacher.dim, recipe.seed)
-    )
+        runtime.checkpoint_activations(backbone.model)
     if not settings.train_token_embeddings:
         backbone.model.get_input_embeddings().requires_grad_(False)  # type: ignore[operator]
     model.to(accelerator.device)
@@ -184,11 +207,10 @@ def distill(
         model.train()  # as the loop runs it: the kernels of an evaluated model are others
         with accelerator.autocast():
             compile_backbone(model, accelerator.device)
-    if settings.projection_init == "rotation" and not checkpoint.latest(folder / "checkpoints"):
+    if fit and not checkpoint.latest(run.folder / "checkpoints"):
         _fit(model, batches, accelerator)
-    run = Run.of(settings, folder=folder, key=key, seed=recipe.seed, title="stage 1: distil")
-    tokens = train(model, distill_loss(dims, settings.matryoshka_weights), batches, run, accelerator, console=console)
-    return model, tokens
+    loss = distill_loss(recipe.student.dims, settings.matryoshka_weights)
+    return train(model, loss, batches, run, accelerator, console=console)
 
 
 def accelerator_of(precision: Literal["fp32", "bf16"], device: torch.device) -> Accelerator:

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 from torch import Tensor, nn
 
-from limbeck.config import Adapter, Distill, Optimizer
+from limbeck.config import Adapter, Optimizer, Stage1
 from limbeck.errors import TrainingError
 from limbeck.evaluation.scores import read_metrics
 from limbeck.training import checkpoint
@@ -70,7 +70,7 @@ class Run:
     kept_steps: frozenset[int] = frozenset()  # saved after these steps too, and kept
 
     @classmethod
-    def of(cls, settings: Distill | Adapter, *, kept_steps: Collection[int] = (), **about: Any) -> Run:
+    def of(cls, settings: Stage1 | Adapter, *, kept_steps: Collection[int] = (), **about: Any) -> Run:
         """A run with a section's steps, optimizer and intervals; `about` is the rest."""
         return cls(
             steps=settings.steps,

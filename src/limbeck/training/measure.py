@@ -150,6 +150,7 @@ def report(run: Pipeline) -> dict[str, Any]:
         for task in run.blocks
         if "dev" in (body := manifests[f"adapt-{task}"])
     }
+    phases = [name for name in ("distill", "extend") if name in manifests]
     seconds = {name: float(body.get("seconds", 0)) for name, body in manifests.items()}
     about = machine.describe()
     scores = Scores(
@@ -163,8 +164,8 @@ def report(run: Pipeline) -> dict[str, Any]:
         peak_rss_mb=max(round(machine.peak_rss_mib(), 1), *(body.get("peak_rss_mb", 0) for body in manifests.values())),
         vector_dim=Sides(teacher=recipe.teacher.dim, student=recipe.student.dims[-1]),
         data={k: dict(v) for k, v in run.prepared.counts.items()},
-        steps=recipe.distill.steps,
-        tokens=manifests["distill"].get("tokens"),
+        steps=sum(manifests[phase].get("steps", 0) for phase in phases),
+        tokens=sum(manifests[phase].get("tokens") or 0 for phase in phases),
         command=shlex.join(["limbeck", *sys.argv[1:]]),
         versions={"python": about.python, **about.packages},
         machine={
@@ -181,7 +182,7 @@ def report(run: Pipeline) -> dict[str, Any]:
     scores.save(run.out / "scores.json")
     _write_card(run, scores)
     logs = {task: read_metrics(run.out / "adapt" / task / "metrics.jsonl") for task in run.blocks}
-    metrics = read_metrics(run.out / "distill" / "metrics.jsonl")
+    metrics = [row for phase in phases for row in read_metrics(run.out / phase / "metrics.jsonl")]
     write_report(scores, metrics, run.out / "report", adapter_metrics_log=logs)
     quality = scores.ndcg_at_10
     run.console.print(

@@ -1,4 +1,6 @@
-"""A recipe from texts to bundle and report: data → teach → distill → adapters → router → bundle → evaluate → report.
+"""A recipe from texts to bundle and report, stage by stage.
+
+data → teach → distill → extend → adapters → router → bundle → evaluate → report
 
 Each stage is a folder with a manifest; one whose inputs are unchanged is skipped, one that was killed goes on.
 """
@@ -19,7 +21,7 @@ from transformers.utils.logging import disable_progress_bar
 
 import limbeck
 from limbeck import machine
-from limbeck.config import Adapter, Recipe, Task
+from limbeck.config import Adapter, Recipe, Scaling, Task
 from limbeck.data.prepare import Prepared, prepare
 from limbeck.data.tables import ExampleTable, Split
 from limbeck.data.tokens import TokenTable
@@ -29,6 +31,7 @@ from limbeck.evaluation.tasks import heldout_tasks
 from limbeck.files import atomic_write
 from limbeck.folders import replaced_folder
 from limbeck.model import backbone as backbones
+from limbeck.model import rope
 from limbeck.model.adapters import Adapter as LoraAdapter
 from limbeck.model.bundle import PROJECTION, ROUTER, BundleSpec, TeacherNote, save_bundle
 from limbeck.model.card import model_card
@@ -36,11 +39,13 @@ from limbeck.model.encoder import Encoder, load
 from limbeck.model.pretrained import read_model
 from limbeck.model.projection import Projection
 from limbeck.model.router import Router
+from limbeck.model.student import StudentModel
 from limbeck.model.tokenizer import Tokenizer
 from limbeck.teacher.backends import TeacherModel, load_teacher, teacher_files
 from limbeck.teacher.store import TeacherStore
 from limbeck.training.adapt import Adapted, adapt
 from limbeck.training.distill import ROLE_PREFIX, TaughtSource, distill, tokenise
+from limbeck.training.extend import extend
 from limbeck.training.measure import evaluate, report, vectors_of
 from limbeck.training.stages import WITHOUT_SPREAD, Stage, adapters_of, digest, source_state, stages_of
 from limbeck.training.task_sources import parts_of, task_source
@@ -48,6 +53,7 @@ from limbeck.training.task_sources import parts_of, task_source
 # settings that no weight depends on
 _SILENT = {"checkpoint_every", "keep_checkpoints", "log_every", "also_without_spread"}
 _DEV = {"queries", "classification", "clustering", "shots"}  # settings that the score of a checkpoint depends on
+_INFERENCE = {"inference_theta", "inference_scaling"}  # of student.rope: no weight depends on them
 _ROUTER_TEXTS = 1000  # of each source of a task
 
 
@@ -111,26 +117,31 @@ class Pipeline:
         if name == "teach":
             instructions = [recipe.teacher.query_instruction, recipe.teacher.document_instruction]
             adapters = {t: [b.teacher_instruction, *(s.name for s in b.sources)] for t, b in self.blocks.items()}
-            asked = [instructions, recipe.distill.sources, adapters]
+            extended = recipe.extend and [*recipe.extend.sources, *recipe.short_sources]
+            asked = [instructions, recipe.distill_sources, extended, adapters]
             return digest("teach", self.prepared.fingerprint, self.teacher.fingerprint, asked)
         if name == "distill":
             # the teacher is in the key of its vectors; where they are stored and how they were fetched changes nothing
-            body = recipe.model_dump(mode="json", include={"student", "distill", "seed"}, exclude={"distill": _SILENT})
+            left_out = {"distill": _SILENT, "student": {"rope": _INFERENCE}}
+            body = recipe.model_dump(mode="json", include={"student", "distill", "seed"}, exclude=left_out)
             return digest("distill", self._taught_key, recipe.teacher.dim, body)
+        if name == "extend":
+            body = recipe.model_dump(mode="json", include={"extend"}, exclude={"extend": _SILENT})
+            return digest("extend", self._key("distill"), recipe.short_sources, body)
         if name.startswith("adapt-"):
             task, block = adapters_of(recipe)[name.removeprefix("adapt-")]
             asks = [recipe.teacher.query_instruction, recipe.teacher.document_instruction, recipe.seed]
             chooses = block.average is not None and block.average.keep == "better"
             dev = recipe.evaluate.model_dump(include=_DEV) if chooses else None
-            return digest(name, self._key("distill"), task, block.model_dump(mode="json", exclude=_SILENT), asks, dev)
+            return digest(name, self._key(self.last), task, block.model_dump(mode="json", exclude=_SILENT), asks, dev)
         if name == "router":
-            return digest(
-                "router", self._key("distill"), {t: [s.name for s in b.sources] for t, b in self.blocks.items()}
-            )
+            sources = {t: [s.name for s in b.sources] for t, b in self.blocks.items()}
+            return digest("router", self._key(self.last), sources)
         if name == "bundle":
             shipped = [s for s in stages_of(recipe) if s.startswith(("adapt-", "router"))]
             keys = [self._key(s) for s in shipped if not s.endswith(WITHOUT_SPREAD)]
-            return digest("bundle", self._key("distill"), recipe.name, keys)
+            inference = recipe.student.rope.model_dump(mode="json", include=_INFERENCE)
+            return digest("bundle", self._key(self.last), recipe.name, inference, keys)
         if name == "evaluate":
             besides = [self._key(s) for s in stages_of(recipe) if s.endswith(WITHOUT_SPREAD)]
             return digest("evaluate", self._key("bundle"), recipe.digest("evaluate"), besides)
@@ -193,13 +204,18 @@ class Pipeline:
         return settings.query_instruction if role == "query" else settings.document_instruction
 
     def _distilled(self) -> dict[str, Split]:
-        """The sources of stage 1."""
-        wanted = self.recipe.distill.sources
-        return {n: s for n, s in self.prepared.sources.items() if wanted is None or n in wanted}
+        """The sources of stage 1, its first phase."""
+        return {name: self.prepared.sources[name] for name in self.recipe.distill_sources}
+
+    def _extended(self) -> dict[str, Split]:
+        """The sources of its long-context phase, short ones included."""
+        recipe = self.recipe
+        names = [*recipe.extend.sources, *recipe.short_sources] if recipe.extend else []
+        return {name: self.prepared.sources[name] for name in names}
 
     def _to_teach(self) -> Iterator[tuple[list[str], str]]:
         """Every text that a later stage reads the teacher's vector of, and its instruction."""
-        for split in self._distilled().values():
+        for split in (self._distilled() | self._extended()).values():
             for role in split.train.roles:
                 yield split.train.teacher_texts(role), self._stage_1_instruction(ROLE_PREFIX[role])
         for split in self.prepared.sources.values():
@@ -212,9 +228,26 @@ class Pipeline:
                     if part.taught:
                         yield part.teacher_texts, part.instruction
 
-    def base(self) -> backbones.Backbone:
-        """The distilled student with its training theta, ready for an adapter."""
-        folder = self.out / "distill" / "student"
+    @property
+    def last(self) -> str:
+        """The stage that trains the base last."""
+        return "extend" if self.recipe.extend else "distill"
+
+    def trained_with(self, stage: str) -> tuple[float | None, Scaling | None]:
+        """RoPE theta and scaling of a phase of stage 1."""
+        first, later = self.recipe.student.rope, self.recipe.extend
+        if stage == "distill" or later is None:
+            return first.train_theta, first.train_scaling
+        return later.theta or first.train_theta, later.scaling or first.train_scaling
+
+    @property
+    def student_folder(self) -> Path:
+        """The trained base, with its training theta."""
+        return self.out / self.last / "student"
+
+    def base(self, folder: Path | None = None) -> backbones.Backbone:
+        """A trained base (None = the last) with its training theta, ready to be trained on."""
+        folder = folder or self.student_folder
         model = read_model(folder)
         return backbones.Backbone(model, Tokenizer.load(folder), model.config)
 
@@ -241,35 +274,71 @@ class Pipeline:
             for texts, instruction in parts:
                 self.teach_texts(texts, instruction, advance)
         facts: dict[str, Any] = {"texts": total, "new": len(self.store) - before, "dim": self.recipe.teacher.dim}
-        return facts | {"truncated": self.teacher.truncated}
+        return facts | {"truncated": self.teacher.truncated, "chunked": self.teacher.chunked}
 
     def _distill(self) -> dict[str, Any]:
         recipe, key = self.recipe, self._key("distill")
         built = self.untrained()
-        sources = []
-        for name, split in self._distilled().items():
-            stem = self.out / "distill" / "tokens" / f"{name}-{key}"
-            limit = recipe.distill.max_tokens or recipe.student.max_tokens
-            with self.live.status(f"tokenising {name}"):
-                table = (
-                    TokenTable.open(stem)
-                    if TokenTable.finished(stem)
-                    else tokenise(split.train, stem, built.tokenizer, max_tokens=limit)
-                )
-            rows = self._taught(split.train)  # looked up by text: row numbers would not outlive their store
-            sources.append(TaughtSource(name, split.train.weight, table, rows, len(split.train.roles)))
+        limit = recipe.distill.max_tokens or recipe.student.max_tokens
+        limits = dict.fromkeys(self._distilled(), limit)
+        sources = self._sources("distill", built.tokenizer, limits)
         model, tokens = distill(
             recipe, built, sources, self.store.gather, self.out / "distill", key=key, console=self.live
         )
+        return self._trained("distill", model, built, sources, tokens)
+
+    def _extend(self) -> dict[str, Any]:
+        recipe, settings = self.recipe, self.recipe.extend
+        assert settings is not None
+        folder = self.out / "distill" / "student"
+        base = self.base(folder)
+        short = settings.short_max_tokens or recipe.distill.max_tokens or recipe.student.max_tokens
+        limits = dict.fromkeys(settings.sources, settings.max_tokens or recipe.student.max_tokens)
+        limits |= dict.fromkeys(recipe.short_sources, short)
+        sources = self._sources("extend", base.tokenizer, limits)
+        model, tokens = extend(
+            recipe,
+            base,
+            Projection.load(folder / PROJECTION),
+            sources,
+            self.store.gather,
+            self.out / "extend",
+            key=self._key("extend"),
+            console=self.live,
+        )
+        return self._trained("extend", model, base, sources, tokens)
+
+    def _sources(self, stage: str, tokenizer: Tokenizer, limits: dict[str, int]) -> list[TaughtSource]:
+        """Sources of a phase of stage 1, tokenised; limits: name → tokens that its texts are cut to."""
+        found = []
+        for name, limit in limits.items():
+            train = self.prepared.sources[name].train
+            stem = self.out / stage / "tokens" / f"{name}-{self._key(stage)}"
+            with self.live.status(f"tokenising {name}"):
+                finished = TokenTable.finished(stem)
+                table = TokenTable.open(stem) if finished else tokenise(train, stem, tokenizer, max_tokens=limit)
+            rows = self._taught(train)  # looked up by text: row numbers would not outlive their store
+            found.append(TaughtSource(name, train.weight, table, rows, len(train.roles)))
+        return found
+
+    def _trained(
+        self, stage: str, model: StudentModel, base: backbones.Backbone, sources: list[TaughtSource], tokens: int
+    ) -> dict[str, Any]:
+        """Save what a phase of stage 1 trained; returns the facts of its manifest."""
+        # what is trained on top trains under the theta that this was trained under
+        theta, scaling = self.trained_with(stage)
+        trained = {"train_theta": theta, "train_scaling": scaling}
+        spec = self.spec().model_copy(update=trained | {"inference_theta": None, "inference_scaling": None})
         save_bundle(
-            self.out / "distill" / "student",
+            self.out / stage / "student",
             backbone=model.backbone,
-            tokenizer=built.tokenizer,
-            spec=self.spec().model_copy(update={"inference_theta": None}),  # what is trained on top trains as this did
+            tokenizer=base.tokenizer,
+            spec=spec,
             projection=model.projection,
         )
+        settings = self.recipe.distill if stage == "distill" else self.recipe.extend
         return {
-            "steps": recipe.distill.steps,
+            "steps": settings.steps if settings else 0,
             "tokens": tokens,
             "tokens_per_pass": sum(s.tokens.tokens for s in sources),
             "truncated": sum(s.tokens.truncated for s in sources),
@@ -285,7 +354,8 @@ class Pipeline:
                 "(adapters.clustering.teacher_instruction): the adapter learns from its plain vectors[/dim]"
             )
         base = self.base()
-        projection = Projection.load(self.out / "distill" / "student" / PROJECTION)
+        rope.set_rope(base.model, block.theta, block.scaling)
+        projection = Projection.load(self.student_folder / PROJECTION)
         sources, counts = [], {}
         for asked in block.sources:
             stem = folder / "tokens" / f"{asked.name}-{key}"
@@ -330,11 +400,11 @@ class Pipeline:
 
     def encoder_with(self, adapters: dict[str, LoraAdapter]) -> Encoder:
         """The distilled student with adapters in memory."""
-        base = load(self.out / "distill" / "student")
+        base = load(self.student_folder)
         return Encoder(base.model, base.tokenizer, base.spec, device=base.device, adapters=adapters)
 
     def _router(self) -> dict[str, Any]:
-        base = load(self.out / "distill" / "student")
+        base = load(self.student_folder)
         vectors, tasks = [], []
         for task, block in self.blocks.items():
             texts = [t for s in block.sources for t in _sample(self.prepared.sources[s.name].train, _ROUTER_TEXTS)]
@@ -350,13 +420,13 @@ class Pipeline:
 
     def _bundle(self) -> dict[str, Any]:
         recipe = self.recipe
-        folder, base, spec = self.out / "distill" / "student", self.base(), self.spec()
+        base, spec = self.base(), self.spec()
         save_bundle(
             self.out / "model",
             backbone=base.model,
             tokenizer=base.tokenizer,
             spec=spec,
-            projection=Projection.load(folder / PROJECTION),
+            projection=Projection.load(self.student_folder / PROJECTION),
             card=model_card(recipe, spec),
             adapters={task: LoraAdapter.load(self.out / "adapt" / task / "adapter") for task in self.blocks},
             router=Router.load(self.out / "router" / ROUTER) if "router" in stages_of(recipe) else None,
@@ -385,14 +455,16 @@ class Pipeline:
     def spec(self) -> BundleSpec:
         """What the bundle says about itself."""
         recipe, teacher = self.recipe, self.recipe.teacher
-        train = recipe.student.rope.train_theta
+        asked, (theta, scaling) = recipe.student.rope, self.trained_with(self.last)
         return BundleSpec(
             name=recipe.name,
             pooling=recipe.student.pooling,
             dims=recipe.student.dims,
             max_tokens=recipe.student.max_tokens,
-            train_theta=train,
-            inference_theta=recipe.student.rope.inference_theta or train,
+            train_theta=theta,
+            inference_theta=asked.inference_theta or theta,
+            train_scaling=scaling,
+            inference_scaling=asked.inference_scaling or scaling,
             teacher=TeacherNote(
                 model=teacher.model,
                 revision=teacher.revision,
@@ -400,7 +472,7 @@ class Pipeline:
                 query_instruction=teacher.query_instruction,
                 document_instruction=teacher.document_instruction,
             ),
-            recipe=recipe.digest("data", "teacher", "student", "distill", "adapters", "seed"),
+            recipe=recipe.digest("data", "teacher", "student", "distill", "extend", "adapters", "seed"),
             tasks=list(self.blocks),
             limbeck=limbeck.__version__,
         )

@@ -34,7 +34,8 @@ def stages_of(recipe: Recipe) -> tuple[str, ...]:
     """Names of a recipe's stages, in order: one for each adapter."""
     adapt = [f"adapt-{name}" for name in adapters_of(recipe)]
     router = ["router"] if recipe.adapters.router and len(recipe.adapters.by_task()) > 1 else []
-    return ("data", "teach", "distill", *adapt, *router, "bundle", "evaluate", "report")
+    extend = ["extend"] if recipe.extend else []
+    return ("data", "teach", "distill", *extend, *adapt, *router, "bundle", "evaluate", "report")
 
 
 def digest(*parts: Any) -> str:
@@ -124,7 +125,7 @@ def source_state(source: Source) -> Any:
         return [_state_of(f) for f in sorted(folder.rglob("*")) if f.is_file()]
     if isinstance(source, HubSource) and Path(source.dataset).is_dir():
         return [_state_of(f) for f in sorted(Path(source.dataset).rglob("*")) if f.is_file()]
-    return None  # a hub dataset is named by its revision
+    return None  # a hub dataset is named by its revision, and a derived source depends on its own source's state
 
 
 def _state_of(path: Path) -> tuple[str, int, int] | tuple[str]:

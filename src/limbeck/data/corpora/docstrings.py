@@ -1,24 +1,20 @@
 """`python-docs`: docstrings of the Python packages installed here, read by parsing their sources, never importing them.
 
 Readings of the same docstrings: summary line → qualified name, parameters and the rest; text with its package, or with
-the section of the package; pairs of texts, scored by how near they stand (relations.py). What is read depends on what
+the section of the package; pairs of texts, scored by how near they stand (relations.py); summary of a class or module →
+all that is documented in it (whole.py). What is read depends on what
 is installed, never on where: names, order and samples are the same for the same packages in another folder.
 """
 
 from __future__ import annotations
 
-import ast
-import gc
 import logging
 import os
-import re
 import site
 import sys
 import sysconfig
-import warnings
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -27,7 +23,20 @@ from typing import TypeVar
 from limbeck.config import PythonDocsSource
 from limbeck.data.corpora.relations import Described, graded_pairs
 from limbeck.data.corpora.selection import one_document_a_query, stable_hash, stable_sample
-from limbeck.data.corpora.wording import cut, gist, plain, question, split_summary, squeeze
+from limbeck.data.corpora.syntax import Entry, entries_of, file_state, no_garbage_collection
+from limbeck.data.corpora.whole import whole_pairs
+from limbeck.data.corpora.wording import (
+    MIN_SUMMARY_WORDS,
+    asks_for_something,
+    cut,
+    encodable,
+    gist,
+    plain,
+    question,
+    signature,
+    split_summary,
+    squeeze,
+)
 from limbeck.data.examples import LabelledText, Pair, ScoredPair
 from limbeck.errors import DataError
 
@@ -35,9 +44,6 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-MAX_FILE_BYTES = 2_000_000  # a source larger than this is generated data: seconds to parse, nothing to read
-MIN_SUMMARY_WORDS = 3  # "Close it." asks for nothing in particular
-MAX_SUMMARY_WORDS = 50  # a longer first sentence is a paragraph without a full stop
 MIN_BODY_WORDS = 8  # a shorter rest cannot be told from its neighbours'
 MIN_LABEL_TEXTS = 30  # a label with fewer cannot be learnt and scored
 
@@ -56,17 +62,6 @@ _SKIPPED_FOLDERS = frozenset(
     }
 )
 _OWN_NAME = "limbeck"
-# Files that document the members of something else than their package.
-_DOCUMENTED_ELSEWHERE = {"torch._tensor_docs": "torch.Tensor"}
-
-
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    """One documented object: its qualified name, parameter names and docstring, as they stand in the source."""
-
-    name: str
-    parameters: str | None  # "a, b, *, c"; None for a module
-    docstring: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +76,7 @@ class _Documented:
 
     def document(self, limit: int) -> str:
         """Name, parameters and body, in at most `limit` characters."""
-        heading = f"{self.name}({_shortened(self.parameters)})" if self.parameters else self.name
-        return cut(f"{heading}\n\n{self.body}", limit)
+        return cut(f"{signature(self.name, self.parameters)}\n\n{self.body}", limit)
 
     def text(self, limit: int) -> str:
         """Summary and body, in at most `limit` characters."""
@@ -95,9 +89,10 @@ def python_docs(source: PythonDocsSource) -> Iterator[Pair | LabelledText]:
     `source.pairs` says which: "summary" is summary → name, parameters and body, a share of the queries put as a
     question where `source.questions` says so; "package" is summary and body, with the top-level package (of the
     standard library: the top-level module) as label; "section" is the same with the first two parts of the module's
-    name as label, such as torch.nn; "graded" is scored pairs of such texts, ordered by id (see `graded_pairs`). Of
-    docstrings with the same summary all of them read one, and none where it is boilerplate (see
-    `one_document_a_query`). Files are parsed once in a process, however many sources read them.
+    name as label, such as torch.nn; "graded" is scored pairs of such texts, ordered by id (see `graded_pairs`); "class"
+    and "module" are summary → all that is documented in a class or module (see `whole_pairs`). Of docstrings with the
+    same summary all of them read one, and none where it is boilerplate (see `one_document_a_query`). Files are parsed
+    once in a process, however many sources read them.
 
     Raises:
         DataError: a path of `source.paths` is not there, a package of `source.packages` is not installed, or no
@@ -105,18 +100,24 @@ def python_docs(source: PythonDocsSource) -> Iterator[Pair | LabelledText]:
     """
     files = _chosen(source)
     skipped: Counter[str] = Counter()
-    documented = _documented(files, source.max_document_chars, skipped)
-    readings = {"summary": _pairs, "package": _labelled, "section": _labelled, "graded": _graded}
-    examples = readings[source.pairs](documented, source, skipped)
+    if source.pairs == "class" or source.pairs == "module":
+        whole = whole_pairs(files, source.pairs, source.max_document_chars, skipped)
+        examples = stable_sample(whole, source.max_rows, lambda pair: pair.document)
+        among = f"{len(files)} files"
+    else:
+        documented = _documented(files, source.max_document_chars, skipped)
+        readings = {"summary": _pairs, "package": _labelled, "section": _labelled, "graded": _graded}
+        examples = readings[source.pairs](documented, source, skipped)
+        among = f"{len(documented)} docstrings" if documented else ""
     counts = dict(sorted(skipped.items()))
     log.info("python-docs: %d examples from %d files; left out: %s", len(examples), len(files), counts)
     if not examples:
         raise DataError(
-            f"python-docs found no docstring with a summary and {MIN_BODY_WORDS} words more in {len(files)} files of "
-            f"{_described(source)}: name other packages, or folders of sources with `paths`"
-            if not documented
-            else f"python-docs found nothing for pairs: {source.pairs} among {len(documented)} docstrings of "
-            f"{_described(source)} (left out: {counts}): name more packages"
+            f"python-docs found nothing for pairs: {source.pairs} among {among} of {_described(source)} (left out: "
+            f"{counts}): name more packages"
+            if among
+            else f"python-docs found no docstring with a summary and {MIN_BODY_WORDS} words more in {len(files)} files "
+            f"of {_described(source)}: name other packages, or folders of sources with `paths`"
         )
     yield from examples
 
@@ -281,117 +282,6 @@ def _places(source: PythonDocsSource) -> str:
     return ", ".join(source.paths if source.paths is not None else (str(p) for p in _installed_roots()))
 
 
-# ------------------------------------------------------------------------------------------- parsing
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """Syntax trees hold no cycles, and looking for some in them takes as long again as parsing."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
-
-
-def _parsed(path: Path, skipped: Counter[str]) -> ast.Module | None:
-    """The syntax tree of a file; None, and counted, where there is none to have or nothing to read in it."""
-    try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            skipped["files too large"] += 1
-            return None
-        text = path.read_bytes()
-        if b'"""' not in text and b"'''" not in text:
-            return None  # a docstring with a body takes several lines
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # invalid escapes in other people's code
-            return ast.parse(text)
-    except OSError:
-        skipped["files unreadable"] += 1
-    except (SyntaxError, ValueError, RecursionError, MemoryError):  # another Python, another encoding, a template
-        skipped["files not parsed"] += 1
-    return None
-
-
-def _entries(tree: ast.Module, module: str) -> Iterator[_Entry]:
-    """The module, its public classes and functions, their public methods, in the order of the file."""
-    text = ast.get_docstring(tree, clean=False)
-    if text:
-        yield _Entry(module, None, text)
-    yield from _members(tree.body, module)
-    yield from _attached(tree.body, module)
-
-
-def _members(body: Iterable[ast.stmt], owner: str) -> Iterator[_Entry]:
-    for node in body:
-        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            if node.name.startswith("_"):
-                continue  # not for users
-            name = f"{owner}.{node.name}"
-            text = ast.get_docstring(node, clean=False)
-            if text:
-                yield _Entry(name, _parameters(node), text)
-            if isinstance(node, ast.ClassDef):
-                yield from _members(node.body, name)
-        elif isinstance(node, ast.If | ast.Try | ast.With):
-            for field in ("body", "handlers", "orelse", "finalbody"):
-                for child in getattr(node, field, ()):
-                    yield from _members(child.body if isinstance(child, ast.ExceptHandler) else [child], owner)
-
-
-def _attached(body: Iterable[ast.stmt], module: str) -> Iterator[_Entry]:
-    """Documentation of compiled functions, attached by calls such as `add_docstr(torch.abs, "…")` in numpy's way.
-
-    The object is named by an expression, or by strings: numpy's ("numpy._core", "ndarray", ("sort", text)) in full,
-    others by the last part alone, which then belongs to the package that the file lies in.
-    """
-    for node in body:
-        if not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and len(node.value.args) >= 2):
-            continue
-        if not ast.unparse(node.value.func).rpartition(".")[2].startswith(("add_newdoc", "add_docstr")):
-            continue
-        *owners, last = node.value.args
-        if isinstance(last, ast.Tuple) and len(last.elts) == 2:
-            owners.append(last.elts[0])
-            last = last.elts[1]
-        text = _literal(last)
-        name = ".".join(o.value if isinstance(o, ast.Constant) else ast.unparse(o) for o in owners)  # type: ignore
-        if not text or not name.replace(".", "").isidentifier() or name.rpartition(".")[2].startswith("_"):
-            continue
-        if "." not in name:
-            name = f"{_DOCUMENTED_ELSEWHERE.get(module) or module.rpartition('.')[0]}.{name}"
-        yield _Entry(name, None, text)
-
-
-def _literal(node: ast.expr) -> str:
-    """The string that an expression spells out, less what `.format(…)` would fill in; "" where there is none."""
-    if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        return node.value
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-        return _literal(node.left) + _literal(node.right)
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "format":
-        text = re.sub(r"(?<!\{)\{\w*\}(?!\})", "", _literal(node.func.value))
-        return text.replace("{{", "{").replace("}}", "}")
-    return ""
-
-
-def _parameters(node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> str | None:
-    """Parameter names, without types and defaults: what a caller has at hand, in few words."""
-    if isinstance(node, ast.ClassDef):
-        made = [n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"]
-        return _parameters(made[0]) if made else None
-    a = node.args
-    names = [p.arg for p in (*a.posonlyargs, *a.args)]
-    if names and names[0] in ("self", "cls"):
-        names = names[1:]
-    names += [f"*{a.vararg.arg}"] if a.vararg else []
-    names += [p.arg for p in a.kwonlyargs]
-    names += [f"**{a.kwarg.arg}"] if a.kwarg else []
-    return ", ".join(names)
-
-
 # --------------------------------------------------------------------------------------- docstrings
 
 
@@ -399,9 +289,9 @@ def _documented(files: Sequence[tuple[str, Path]], limit: int, skipped: Counter[
     """What the files document in words fit to use, in their order; `limit` is what a reading keeps of a text."""
     reach = max(1024, 1 << (limit - 1).bit_length())  # the same for most limits, so that they share what is remembered
     by_name: dict[str, _Documented] = {}
-    with _no_garbage_collection():
+    with no_garbage_collection():
         for module, path in files:
-            things, left_out = _read(module, path, _state(path), reach)
+            things, left_out = _read(module, path, file_state(path), reach)
             skipped.update(left_out)
             for thing in things:
                 if f" {squeeze(thing.summary)} " in f" {squeeze(thing.document(limit))} ":
@@ -414,59 +304,28 @@ def _documented(files: Sequence[tuple[str, Path]], limit: int, skipped: Counter[
 
 @lru_cache(maxsize=1 << 15)  # files: some 30 MB of text where the standard library and 130 packages are read
 def _read(module: str, path: Path, state: object, reach: int) -> tuple[list[_Documented], Counter[str]]:
-    """What a file documents, and what of it was left out; a file whose state changed is read anew."""
-    skipped: Counter[str] = Counter()
-    tree = _parsed(path, skipped)
-    entries = _entries(tree, module) if tree is not None else ()
+    """What a file documents in words fit to use, and what of it was left out; if its state changed, it is read anew."""
+    entries, left_out = entries_of(module, path)
+    skipped = Counter(left_out)
     found = [_taken_apart(entry, module, reach, skipped) for entry in entries]
     return [thing for thing in found if thing is not None], skipped
 
 
-def _state(path: Path) -> tuple[int, int] | None:
-    """Size and time of change; None for a file that cannot be had, as a link that leads nowhere."""
-    try:
-        state = path.stat()
-    except OSError:
-        return None
-    return state.st_size, state.st_mtime_ns
-
-
-def _taken_apart(entry: _Entry, module: str, reach: int, skipped: Counter[str]) -> _Documented | None:
+def _taken_apart(entry: Entry, module: str, reach: int, skipped: Counter[str]) -> _Documented | None:
     if len(entry.docstring.split()) < MIN_SUMMARY_WORDS + MIN_BODY_WORDS:
         skipped["body too short"] += 1
         return None
     # The end of a very long docstring would be cut off anyway: only what may be kept is cleaned.
     summary, body = split_summary(plain(cut(entry.docstring, 2 * reach + 4000)))
     summary = summary.rstrip(" :;,")
-    if not _asks_for_something(summary):
+    if not asks_for_something(summary):
         skipped["no summary"] += 1
         return None
     if len(body.split()) < MIN_BODY_WORDS:
         skipped["body too short"] += 1
         return None
     body = body[: reach + 1]  # one character more than is kept: it says whether a word ends there
-    if not _encodable(summary + body):
+    if not encodable(summary + body):
         skipped["not Unicode text"] += 1
         return None
     return _Documented(entry.name, module, entry.parameters, summary, body)
-
-
-def _shortened(parameters: str, limit: int = 160) -> str:
-    return parameters if len(parameters) <= limit else cut(parameters, limit) + " …"
-
-
-def _asks_for_something(summary: str) -> bool:
-    """Words enough to search by, and neither a whole paragraph nor an address nor a formula."""
-    words = summary.split()
-    if not MIN_SUMMARY_WORDS <= len(words) <= MAX_SUMMARY_WORDS or "://" in summary or re.search(r"\w@\w", summary):
-        return False
-    return sum(word.strip(".,:;()\"'").isalpha() for word in words) >= max(MIN_SUMMARY_WORDS, 0.5 * len(words))
-
-
-def _encodable(text: str) -> bool:
-    """Lone surrogates, written as escapes in a docstring, cannot be stored as UTF-8."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return "\0" not in text

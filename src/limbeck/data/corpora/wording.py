@@ -5,6 +5,10 @@ from __future__ import annotations
 import inspect
 import re
 
+MIN_SUMMARY_WORDS = 3  # "Close it." asks for nothing in particular
+MAX_SUMMARY_WORDS = 50  # a longer first sentence is a paragraph without a full stop
+_MAX_PARAMETER_CHARS = 160
+
 # Directives whose words belong to the text; the others (versionadded, currentmodule, plot …) say nothing about what the
 # object does.
 _SAID = "note|warning|important|tip|caution|attention|seealso|hint|danger|admonition|rubric|math"
@@ -112,6 +116,31 @@ def cut(text: str, limit: int) -> str:
     head = text[:limit]
     space = max(head.rfind(" "), head.rfind("\n"))
     return head[:space].rstrip() if space > 0 else head
+
+
+def asks_for_something(summary: str) -> bool:
+    """Whether a summary has words enough to search by, and is no paragraph, address or formula."""
+    words = summary.split()
+    if not MIN_SUMMARY_WORDS <= len(words) <= MAX_SUMMARY_WORDS or "://" in summary or re.search(r"\w@\w", summary):
+        return False
+    return sum(word.strip(".,:;()\"'").isalpha() for word in words) >= max(MIN_SUMMARY_WORDS, 0.5 * len(words))
+
+
+def encodable(text: str) -> bool:
+    """Whether a text can be stored: lone surrogates, written as escapes in a docstring, are not UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text
+
+
+def signature(name: str, parameters: str | None) -> str:
+    """What a documented object is headed by: its name, and its parameters where it has some, cut if many."""
+    if not parameters:
+        return name
+    shown = parameters if len(parameters) <= _MAX_PARAMETER_CHARS else cut(parameters, _MAX_PARAMETER_CHARS) + " …"
+    return f"{name}({shown})"
 
 
 # ---------------------------------------------------------------------------------------- questions

@@ -1,0 +1,235 @@
+"""What the theta experiment came to: verdicts in words, tables, charts, as one page and as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from limbeck.ablation.theta import ARMS, SHORT, ArmName, Cell, Results
+from limbeck.evaluation import formatting as fmt
+from limbeck.evaluation.blocks import Headline, Table
+from limbeck.evaluation.long_text import KINDS
+from limbeck.evaluation.page import write_page
+from limbeck.evaluation.plots import KINDS as STYLES
+from limbeck.evaluation.plots import Chart, Series, line_chart
+from limbeck.evaluation.statistics import mean_interval
+
+KEPT = 0.8  # a score holds to the longest length up to which it keeps this share of what it was at the shortest
+
+Line = tuple[ArmName, float]
+"""A student and the theta that it is used with."""
+
+
+def write_theta_page(results: Results, out: Path) -> None:
+    """Write `out`/index.html and `out`/report.md."""
+    write_page(out, {"index.html": "experiment.html.j2", "report.md": "experiment.md.j2"}, _context(results))
+
+
+def _context(results: Results) -> dict[str, Any]:
+    said = verdicts(results)
+    parts = [part for kind in KINDS if (part := _by_length(results, kind))]
+    parts += [part for part in (_real(results), _short(results)) if part]
+    trained = {
+        name: f"{results.tokens.get(name, 0):,} tokens, {fmt.duration(results.seconds.get(name, 0))}" for name in ARMS
+    }
+    return {
+        "title": f"limbeck · theta · {results.recipe}",
+        "name": "ablate theta",
+        "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "headline": Headline("", said[0], ""),
+        "tiles": [],
+        "verdicts": said[1:],
+        "about": (
+            f"Students of the recipe {results.recipe}. “before”: distilled on short texts. “after”: then on long ones, "
+            f"with RoPE theta {_theta(results.low)}. “swapped”: the same phase with theta {_theta(results.high)}. Each "
+            "is used with every theta shown. “after” and “swapped” have the same texts, steps and tokens; “before” has "
+            "not seen the long-context phase's."
+        ),
+        "parts": parts,
+        "trained": trained,
+        "commands": results.commands,
+        "machine": {k.replace("_", " "): fmt.plain(v) for k, v in results.machine.items() if v is not None},
+        "versions": results.versions,
+    }
+
+
+def verdicts(results: Results) -> list[str]:
+    """What the scores say, one sentence each; the first is the answer to the question of the experiment."""
+    low, high = results.low, results.high
+    said = []
+    for kind in reversed(KINDS):  # the needle is the harder one
+        lengths = sorted({c.length for c in results.cells if c.kind == kind})
+        if not lengths:
+            continue
+        longer = lengths[len(lengths) // 2 :]  # the upper half, where a difference would show
+
+        def mean(arm: ArmName, theta: float, kind: str = kind, longer: Sequence[int] = longer) -> float | None:
+            values = [_mean(results, arm, theta, kind, length) for length in longer]
+            known = [v for v in values if v is not None]
+            return sum(known) / len(known) if len(known) == len(values) else None
+
+        before, after = mean("before", low), mean("after", low)
+        paired, swapped = mean("after", high), mean("swapped", low)
+        if before is None or after is None or paired is None or swapped is None:
+            continue
+        where = f"{longer[0]:,} to {longer[-1]:,} tokens"
+        said.append(
+            f"On {kind} at {where}, the long-context phase takes nDCG@10 from {before:.3f} to "
+            f"{after:.3f}; used with theta {_theta(high)} instead of the {_theta(low)} it was trained with, it "
+            f"has {paired:.3f}, and the other way about {swapped:.3f}."
+        )
+    for kind in KINDS:
+        holds = [f"{_label(line)} to {_holds(results, line, kind):,}" for line in _lines(results, kind)]
+        if holds:
+            said.append(
+                f"On {kind}, nDCG@10 keeps {KEPT:.0%} of its value at the shortest length up to these lengths: "
+                f"{'; '.join(holds)}."
+            )
+    return said or ["Nothing to compare yet: score at least one length with both thetas"]
+
+
+def _holds(results: Results, line: Line, kind: str) -> int:
+    scores = [(x, _mean(results, *line, kind, x)) for x in _lengths(results, kind)]
+    known = [(x, y) for x, y in scores if y is not None]
+    longest = known[0][0]
+    for length, score in known:
+        if score < KEPT * known[0][1]:
+            break
+        longest = length
+    return longest
+
+
+def _by_length(results: Results, kind: str) -> dict[str, Any] | None:
+    lines, lengths = _lines(results, kind), _lengths(results, kind)
+    if not lines:
+        return None
+    cells = [c for c in results.cells if c.kind == kind]
+    chance = [next(c.chance for c in cells if c.length == x) for x in lengths]
+    series = []
+    for (css, marker), line in zip(STYLES, lines, strict=False):
+        points = [(float(x), y) for x in lengths if (y := _mean(results, *line, kind, x)) is not None]
+        hover = [f"{_label(line)}: {y:.3f} at {x:,.0f} tokens" for x, y in points]
+        series.append(Series(_label(line), points, css, marker, dashed=line[1] != results.low, hover=hover))
+    floor = [(float(x), y) for x, y in zip(lengths, chance, strict=True) if y is not None]
+    series.append(Series("chance", floor, "ink", "none", dashed=True, strength=0.5))
+    head = ["student, theta", *(f"{x:,}" for x in lengths)]
+    rows = [[_label(line), *(_cell(results, line, kind, x) for x in lengths)] for line in lines]
+    rows.append(["chance", *(fmt.score(y) for y in chance)])
+    counts = ", ".join(f"{x:,}: {next(c.documents for c in cells if c.length == x)}" for x in lengths)
+    return {
+        "id": kind,
+        "title": f"{kind.capitalize()} retrieval",
+        "note": f"nDCG@10 by tokens of each document. Documents at each length: {counts}.",
+        "chart": _chart(series, kind, lengths),
+        "table": Table(head, rows),
+        "depths": _depths(results, kind, lines, lengths[-1]),
+    }
+
+
+def _chart(series: Sequence[Series], kind: str, lengths: Sequence[int]) -> Chart | None:
+    if len(lengths) < 2:
+        return None
+    return line_chart(
+        series,
+        id=kind,
+        title=f"nDCG@10 of {kind} retrieval by length",
+        description="; ".join(f"{s.label}: " + ", ".join(f"{y:.2f} at {x:,.0f}" for x, y in s.points) for s in series),
+        x_label="tokens of each document",
+        y_label="nDCG@10",
+        x_scale="log",
+        x_ticks=[float(x) for x in lengths],
+        y_from=0.0,
+        y_to=1.0,
+    )
+
+
+def _depths(results: Results, kind: str, lines: Sequence[Line], length: int) -> dict[str, Any] | None:
+    """nDCG@10 by depth of what is hidden, at one length."""
+    found = {line: [c for c in _cells(results, *line, kind) if c.length == length and c.by_depth] for line in lines}
+    depths = sorted({d for cells in found.values() for c in cells for d in c.by_depth}, key=float)
+    if not depths:
+        return None
+    rows = [
+        [_label(line), *(fmt.score(_average([c.by_depth[d] for c in cells if d in c.by_depth])) for d in depths)]
+        for line, cells in found.items()
+        if cells
+    ]
+    return {"length": f"{length:,}", "table": Table(["student, theta", *depths], rows)}
+
+
+def _real(results: Results) -> dict[str, Any] | None:
+    cells = [c for c in results.cells if c.kind == "documents"]
+    if not cells:
+        return None
+    columns = sorted({(c.task, c.length) for c in cells})
+    rows = []
+    for line in _lines(results, "documents"):
+        own = _cells(results, *line, "documents")
+        rows.append([_label(line), *(_score_of([c for c in own if (c.task, c.length) == x]) for x in columns)])
+    head = ["student, theta", *(f"{task}, {window:,}" for task, window in columns)]
+    sizes = {c.task: f"{c.task} has {c.queries:,} queries and {c.documents:,} documents" for c in cells}
+    note = f"nDCG@10, with documents cut at so many tokens. {'; '.join(sizes.values())}."
+    return _part("real", "Real long documents", note, Table(head, rows))
+
+
+def _short(results: Results) -> dict[str, Any] | None:
+    rows = [
+        [_label(line), _score_of(_cells(results, *line, "short"))]
+        for line in _lines(results, "short")
+        if _cells(results, *line, "short")
+    ]
+    if not rows:
+        return None
+    note = "nDCG@10 of the run's own held-out queries: what long texts cost the short ones."
+    return _part("short", "Short texts", note, Table(["student, theta", SHORT], rows))
+
+
+def _part(id: str, title: str, note: str, table: Table) -> dict[str, Any]:
+    return {"id": id, "title": title, "note": note, "chart": None, "table": table, "depths": None}
+
+
+# ------------------------------------------------------------------------------------------ cells
+
+
+def _lines(results: Results, kind: str) -> list[Line]:
+    found: set[Line] = {(c.arm, c.theta) for c in results.cells if c.kind == kind}
+    return sorted(found, key=lambda line: (ARMS.index(line[0]), line[1]))
+
+
+def _lengths(results: Results, kind: str) -> list[int]:
+    return sorted({c.length for c in results.cells if c.kind == kind})
+
+
+def _cells(results: Results, arm: ArmName, theta: float, kind: str) -> list[Cell]:
+    return [c for c in results.cells if (c.arm, c.theta, c.kind) == (arm, theta, kind)]
+
+
+def _mean(results: Results, arm: ArmName, theta: float, kind: str, length: int) -> float | None:
+    """Over seeds; None = not scored."""
+    return _average([c.score for c in _cells(results, arm, theta, kind) if c.length == length])
+
+
+def _average(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _cell(results: Results, line: Line, kind: str, length: int) -> str:
+    return _score_of([c for c in _cells(results, *line, kind) if c.length == length])
+
+
+def _score_of(cells: Sequence[Cell]) -> str:
+    """Mean over seeds, with its 95% interval where there are several."""
+    if not cells:
+        return "–"
+    found = mean_interval([c.score for c in cells])
+    return fmt.score(found.mean) + (f" ± {found.high - found.mean:.3f}" if len(cells) > 1 else "")
+
+
+def _label(line: Line) -> str:
+    return f"{line[0]}, {_theta(line[1])}"
+
+
+def _theta(theta: float) -> str:
+    return f"{theta:,.0f}"

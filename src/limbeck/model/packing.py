@@ -1,0 +1,44 @@
+"""Texts of a forward pass in one row without padding, where FlashAttention keeps them apart.
+
+A batch of texts of different lengths pays for padding in every layer but attention. FlashAttention takes the texts one
+after the other, as a row of tokens and the places where texts begin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+# Models that hand what `pack` gives to every layer's attention, and mix tokens in no other way.
+_KNOWN = ("Qwen3Model", "LlamaModel", "EuroBertModel", "JinaEmbeddingsV3Model", "ModernBertModel")
+
+
+def packs(backbone: nn.Module, device: torch.device) -> bool:
+    """Whether `pack` may be used: on CUDA, under FlashAttention, for an architecture that is known here."""
+    implementation = getattr(getattr(backbone, "config", None), "_attn_implementation", None)
+    return device.type == "cuda" and implementation == "flash_attention_2" and type(backbone).__name__ in _KNOWN
+
+
+def pack(rows: Sequence[np.ndarray], device: torch.device) -> dict[str, Any]:
+    """Inputs of a backbone: token ids of N texts, one after the other, as [1, ΣT], with positions that start anew."""
+    lengths = [len(row) for row in rows]
+    ends = torch.tensor(np.cumsum([0, *lengths]), dtype=torch.int32, device=device)  # [N + 1]
+    return {
+        "input_ids": torch.from_numpy(np.concatenate(rows).astype(np.int64))[None].to(device),
+        "position_ids": torch.cat([torch.arange(length) for length in lengths])[None].to(device),
+        "cu_seq_lens_q": ends,
+        "cu_seq_lens_k": ends,
+        "max_length_q": max(lengths),
+        "max_length_k": max(lengths),
+    }
+
+
+def unpack(states: Tensor, rows: Sequence[np.ndarray]) -> list[Tensor]:
+    """States [1, ΣT, H] of packed texts → those of each text, [T, H]."""
+    ends = np.cumsum([0, *(len(row) for row in rows)]).tolist()
+    return [states[0, begin:end] for begin, end in pairwise(ends)]

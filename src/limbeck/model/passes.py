@@ -1,0 +1,124 @@
+"""Texts through one student: tokenised, cut into forward passes, pooled.  N: texts, S: spans, T: tokens, D: dims."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from limbeck.data.batching import micro_batches
+from limbeck.model import rope
+from limbeck.model.packing import pack, packs, unpack
+from limbeck.model.spans import Span, token_ranges
+from limbeck.model.student import StudentModel
+from limbeck.model.tokenizer import OnLong, Tokenizer, pad
+
+_CHUNK = 16_384  # texts sorted by length at a time: enough for narrow buckets, and bounds what is tokenised at once
+_ALONE = 4_096  # tokens of a text that is never padded: the mask that padding needs is as large as the length squared
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How texts are encoded."""
+
+    prefix: str
+    max_tokens: int
+    on_long: OnLong
+    dim: int
+    batch_tokens: int  # padded, of one pass
+    progress: Callable[[int], None] | None  # called with the number of texts done since the last call
+
+
+def unit_vectors(
+    student: StudentModel,
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    spans: Sequence[Sequence[Span]] | None,
+    settings: Settings,
+    device: torch.device,
+) -> tuple[np.ndarray, int]:
+    """Unit vectors of texts, or of spans of them.
+
+    Returns (fp32 [N, D], or with spans [ΣS, D], text after text; the number of texts that were cut). Raises TextError.
+    """
+    bounds = row_bounds(len(texts), spans)
+    # one pass has one set of frequencies: under dynamic scaling a longer text beside it would change a text's vector
+    known = rope.stretched_beyond(student.backbone)
+    alone = _ALONE if known is None else min(_ALONE, known // 8 * 8)  # what `pad` would not take beyond it
+    vectors, truncated = np.empty((bounds[-1], settings.dim), dtype=np.float32), 0
+    for start in range(0, len(texts), _CHUNK):
+        chunk = slice(start, start + _CHUNK)
+        rows, ranges, cut = _tokens(tokenizer, texts[chunk], None if spans is None else spans[chunk], settings, start)
+        truncated += cut
+        for part in _cuts(np.array([len(row) for row in rows]), settings.batch_tokens, alone):
+            asked = None if ranges is None else [ranges[i] for i in part]
+            pooled = _pooled(student, [rows[i] for i in part], asked, tokenizer.pad_id, device)[:, : settings.dim]
+            vectors[rows_of(bounds, start + part)] = torch.nn.functional.normalize(pooled, dim=-1).cpu().numpy()
+            if settings.progress:
+                settings.progress(len(part))
+    return vectors, truncated
+
+
+def row_bounds(texts: int, spans: Sequence[Sequence[Span]] | None) -> np.ndarray:
+    """Where the vectors of each text begin, and where the last end: [N + 1]. A text has one, or one for each span."""
+    return np.arange(texts + 1) if spans is None else np.cumsum([0, *map(len, spans)])
+
+
+def rows_of(bounds: np.ndarray, texts: Sequence[int] | np.ndarray) -> np.ndarray:
+    """The rows that hold the vectors of some texts, at least one."""
+    return np.concatenate([np.arange(bounds[i], bounds[i + 1]) for i in texts])
+
+
+def by_text(found: Any, bounds: np.ndarray) -> list[Any]:
+    """Vectors, or parts of them such as codes and scales, as one array (one tuple of arrays) for each text."""
+    return [
+        tuple(part[begin:end] for part in found) if isinstance(found, tuple) else found[begin:end]
+        for begin, end in pairwise(bounds.tolist())
+    ]
+
+
+def _tokens(
+    tokenizer: Tokenizer, texts: Sequence[str], spans: Sequence[Sequence[Span]] | None, settings: Settings, first: int
+) -> tuple[list[np.ndarray], list[np.ndarray] | None, int]:
+    """Token ids of each text, the ranges of them that its spans are, and the number of texts that were cut."""
+    limits: dict[str, Any] = {"max_tokens": settings.max_tokens, "on_long": settings.on_long}
+    if spans is None:
+        rows, cut = tokenizer.ids(texts, prefix=settings.prefix, first=first, **limits)
+        return rows, None, cut
+    placed = tokenizer.placed(texts, prefix=settings.prefix, first=first, **limits)
+    ranges = [
+        token_ranges(of_text, asked, index=i, max_tokens=settings.max_tokens)
+        for i, (of_text, asked) in enumerate(zip(placed, spans, strict=True), first)
+    ]
+    return [p.ids for p in placed], ranges, sum(p.read < len(t) for p, t in zip(placed, texts, strict=True))
+
+
+def _cuts(lengths: np.ndarray, budget: int, alone: int) -> Iterator[np.ndarray]:
+    """Forward passes; a text of more than `alone` tokens has one to itself."""
+    for part in micro_batches(lengths, budget):
+        yield from [part] if lengths[part].max() <= alone else part[:, None]
+
+
+def _pooled(
+    student: StudentModel,
+    rows: list[np.ndarray],
+    ranges: list[np.ndarray] | None,
+    pad_id: int,
+    device: torch.device,
+) -> Tensor:
+    """One vector for each text, or for each range of its tokens, text after text: [n, H]."""
+    if packs(student.backbone, device):
+        states = unpack(student.token_states(**pack(rows, device)), rows)
+    else:
+        ids, mask = (torch.from_numpy(array).to(device) for array in pad(rows, pad_id))
+        if ranges is None:
+            return student(ids, mask)
+        states = student.token_states(input_ids=ids, attention_mask=mask)
+    if ranges is None:
+        ranges = [np.array([[0, len(row)]]) for row in rows]
+    return torch.cat([student.pool_ranges(*of_text) for of_text in zip(states, ranges, strict=True)])
