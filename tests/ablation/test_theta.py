@@ -90,7 +90,7 @@ def test_the_command_writes_a_page_that_names_every_student(
         cli.main(["ablate", "theta", *options])
     assert end.value.code == 0
     printed = capsys.readouterr().out
-    assert "the long-context phase takes nDCG@10 from" in printed and str(out / "index.html") in printed
+    assert "nDCG@10 of needle at 300 tokens: the long-context phase" in printed and str(out / "index.html") in printed
     page, text = (out / "index.html").read_text(), (out / "report.md").read_text()
     for part in ("before, 1,500", "after, 4,000", "swapped, 1,500", "small", f"limbeck ablate theta --recipe {recipe}"):
         assert part in page and part in text
@@ -142,12 +142,12 @@ def results_of(cells: list[Cell]) -> Results:
     )
 
 
-def test_verdicts_say_the_means_of_the_longer_half_and_where_a_score_breaks() -> None:
+def test_verdicts_say_differences_at_the_longer_lengths_and_where_a_score_breaks() -> None:
     scores = {
         ("before", 10.0): (0.9, 0.3),
         ("after", 10.0): (0.9, 0.7),
         ("after", 40.0): (0.9, 0.8),
-        ("swapped", 10.0): (0.9, 0.6),
+        ("swapped", 10.0): (0.9, 0.8),
     }
     cells = [
         cell(arm, theta, "needle", length, score)
@@ -155,9 +155,12 @@ def test_verdicts_say_the_means_of_the_longer_half_and_where_a_score_breaks() ->
         for length, score in zip((256, 512), both, strict=True)
     ]
     said = verdicts(results_of(cells))
-    assert "from 0.300 to 0.700" in said[0] and "instead of the 10 it was trained with, it has 0.800" in said[0]
-    assert "the other way about 0.600" in said[0]
-    assert "before, 10 to 256; after, 10 to 256; after, 40 to 512; swapped, 10 to 256" in said[1]  # 80% of 0.9 is 0.72
+    assert said[0] == (
+        "nDCG@10 of needle at 512 tokens: the long-context phase 0.300 → 0.700, +0.400 [+0.400, +0.400]; theta 40 at "
+        "inference 0.700 → 0.800, +0.100 [+0.100, +0.100]; both thetas the other way about 0.800 → 0.800, ±0.000 "
+        "[±0.000, ±0.000], may be chance."
+    )
+    assert "before, 10 to 256; after, 10 to 256; after, 40 to 512; swapped, 10 to 512" in said[1]  # 80% of 0.9 is 0.72
 
 
 def test_several_seeds_give_means_with_intervals(tmp_path: Path) -> None:

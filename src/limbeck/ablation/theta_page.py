@@ -14,7 +14,7 @@ from limbeck.evaluation.long_text import KINDS
 from limbeck.evaluation.page import write_page
 from limbeck.evaluation.plots import KINDS as STYLES
 from limbeck.evaluation.plots import Chart, Series, line_chart
-from limbeck.evaluation.statistics import mean_interval
+from limbeck.evaluation.statistics import mean_interval, paired_bootstrap
 
 KEPT = 0.8  # a score holds to the longest length up to which it keeps this share of what it was at the shortest
 
@@ -56,30 +56,25 @@ def _context(results: Results) -> dict[str, Any]:
 
 
 def verdicts(results: Results) -> list[str]:
-    """What the scores say, one sentence each; the first is the answer to the question of the experiment."""
+    """What the scores say, one sentence each; the first answers the question of the experiment where it is hardest.
+
+    Differences are over the longer half of the lengths, where they would show, with the 95% interval of a bootstrap
+    over pairs: both students at one length and depth (and seed).
+    """
     low, high = results.low, results.high
+    compared: tuple[tuple[str, Line, Line], ...] = (
+        ("the long-context phase", ("before", low), ("after", low)),
+        (f"theta {_theta(high)} at inference", ("after", low), ("after", high)),
+        ("both thetas the other way about", ("after", high), ("swapped", low)),
+    )
     said = []
     for kind in reversed(KINDS):  # the needle is the harder one
-        lengths = sorted({c.length for c in results.cells if c.kind == kind})
-        if not lengths:
-            continue
-        longer = lengths[len(lengths) // 2 :]  # the upper half, where a difference would show
-
-        def mean(arm: ArmName, theta: float, kind: str = kind, longer: Sequence[int] = longer) -> float | None:
-            values = [_mean(results, arm, theta, kind, length) for length in longer]
-            known = [v for v in values if v is not None]
-            return sum(known) / len(known) if len(known) == len(values) else None
-
-        before, after = mean("before", low), mean("after", low)
-        paired, swapped = mean("after", high), mean("swapped", low)
-        if before is None or after is None or paired is None or swapped is None:
-            continue
-        where = f"{longer[0]:,} to {longer[-1]:,} tokens"
-        said.append(
-            f"On {kind} at {where}, the long-context phase takes nDCG@10 from {before:.3f} to "
-            f"{after:.3f}; used with theta {_theta(high)} instead of the {_theta(low)} it was trained with, it "
-            f"has {paired:.3f}, and the other way about {swapped:.3f}."
-        )
+        lengths = _lengths(results, kind)
+        longer = lengths[len(lengths) // 2 :]
+        parts = [f"{words} {_change(results, kind, longer, a, b)}" for words, a, b in compared]
+        if longer and all(_pairs(results, kind, longer, line) for _, a, b in compared for line in (a, b)):
+            where = f"{longer[0]:,} to {longer[-1]:,}" if len(longer) > 1 else f"{longer[0]:,}"
+            said.append(f"nDCG@10 of {kind} at {where} tokens: {'; '.join(parts)}.")
     for kind in KINDS:
         holds = [f"{_label(line)} to {_holds(results, line, kind):,}" for line in _lines(results, kind)]
         if holds:
@@ -88,6 +83,26 @@ def verdicts(results: Results) -> list[str]:
                 f"{'; '.join(holds)}."
             )
     return said or ["Nothing to compare yet: score at least one length with both thetas"]
+
+
+def _change(results: Results, kind: str, lengths: Sequence[int], a: Line, b: Line) -> str:
+    """From the score of one line to that of another: "0.50 → 0.55, +0.05 [−0.01, +0.11], may be chance"."""
+    before, after = (_pairs(results, kind, lengths, line) for line in (a, b))
+    if not before.keys() & after.keys():
+        return ""
+    found = paired_bootstrap(after, before, common_only=True)
+    certain = found.low > 0 or found.high < 0
+    means = [fmt.score(sum(values.values()) / len(values)) for values in (before, after)]
+    interval = f"[{fmt.change(found.low)}, {fmt.change(found.high)}]"
+    return f"{means[0]} → {means[1]}, {fmt.change(found.difference)} {interval}" + (
+        "" if certain else ", may be chance"
+    )
+
+
+def _pairs(results: Results, kind: str, lengths: Sequence[int], line: Line) -> dict[str, float]:
+    """Scores by seed, length and depth."""
+    cells = [c for c in _cells(results, *line, kind) if c.length in lengths]
+    return {f"{c.seed} {c.length} {depth}": value for c in cells for depth, value in c.by_depth.items()}
 
 
 def _holds(results: Results, line: Line, kind: str) -> int:
