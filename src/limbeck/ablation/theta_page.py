@@ -28,7 +28,6 @@ def write_theta_page(results: Results, out: Path) -> None:
 
 
 def _context(results: Results) -> dict[str, Any]:
-    said = verdicts(results)
     parts = [part for kind in KINDS if (part := _by_length(results, kind))]
     parts += [part for part in (_real(results), _short(results)) if part]
     trained = {
@@ -38,9 +37,9 @@ def _context(results: Results) -> dict[str, Any]:
         "title": f"limbeck · theta · {results.recipe}",
         "name": "ablate theta",
         "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "headline": Headline("", said[0], ""),
+        "headline": Headline("Long texts under RoPE theta ", f"{_theta(results.low)} and {_theta(results.high)}", ""),
         "tiles": [],
-        "verdicts": said[1:],
+        "verdicts": verdicts(results),
         "about": (
             f"Students of the recipe {results.recipe}. “before”: distilled on short texts. “after”: then on long ones, "
             f"with RoPE theta {_theta(results.low)}. “swapped”: the same phase with theta {_theta(results.high)}. Each "
