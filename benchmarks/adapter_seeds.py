@@ -1,11 +1,15 @@
-"""Is what the retrieval adapter gains more than chance? The same adapter from several seeds, on one distilled base.
+r"""Is what the retrieval adapter gains more than chance? The same adapter from several seeds, on one distilled base.
 
     python benchmarks/adapter_seeds.py runs/demo
 
 Reads a finished run (`make demo`), trains its retrieval adapter anew for each seed (start of the LoRA, order of rows,
 negatives drawn, dropout), and scores the averaged adapter on the run's held-out queries: nDCG@10 of floats and of one
 bit a dim. `--without-spread` also trains it without the orthogonal regulariser. The last line is one JSON object, also
-written to --out.
+written to --out. results/adapter_seeds.json is of more texts and a longer recipe than the demo's:
+
+    limbeck run demo --set out=runs/longer --set data.sources.0.max_rows=12000 --set distill.steps=280 \
+        --set adapters.retrieval.steps=48 --set adapters.retrieval.batch_size=80 --set evaluate.queries=1000
+    python benchmarks/adapter_seeds.py runs/longer --without-spread
 """
 
 from __future__ import annotations
@@ -51,7 +55,7 @@ def main() -> None:
     run = Pipeline(recipe.model_copy(update={"out": str(args.run)}), Console(quiet=True))
     sets = heldout.heldout_sets(run.prepared, recipe.evaluate.queries)
     width = recipe.student.dims[-1]
-    base = heldout.score(sets, partial(vectors_of, load(args.run / "distill" / "student"), None), [width])
+    base = heldout.score(sets, partial(vectors_of, load(run.student_folder), None), [width])
     found: dict[str, Any] = {"benchmark": "adapter_seeds", "base": curve(base, width), "seeds": {}}
     arms = {"with_spread": True} | ({"without_spread": False} if args.without_spread else {})
     for seed in args.seeds:
@@ -80,7 +84,7 @@ def scores(run: Pipeline, recipe: Recipe, seed: int, spread: bool, sets: Any, wi
         block = block.model_copy(update={"spread_weight": 0.0})
     seeded = recipe.model_copy(update={"seed": seed})
     base = run.base()
-    projection = Projection.load(run.out / "distill" / "student" / "projection.safetensors")
+    projection = Projection.load(run.student_folder / "projection.safetensors")
     with tempfile.TemporaryDirectory() as folder:
         sources = []
         for asked in block.sources:

@@ -116,6 +116,7 @@ def _options(
 
 @app.command(epilog="Example: limbeck run demo --set distill.steps=200 --set out=runs/short")
 def run(
+    context: typer.Context,
     recipe: RecipeArgument,
     changes: SetOption = None,
     stop_after: Annotated[
@@ -131,7 +132,7 @@ def run(
     from limbeck.training import pipeline
 
     loaded = load_recipe(recipe, changes or ())
-    pipeline.run(loaded, stop_after=stop_after, force=force, console=_console(sys.stderr))
+    pipeline.run(loaded, stop_after=stop_after, force=force, console=_console(sys.stderr), command=_typed(context))
 
 
 @app.command(epilog="Example: limbeck plan jina-v5-nano --set distill.steps=10000")
@@ -355,9 +356,7 @@ def evaluate(
         skip_private=skip_private,
     )
     with _console(sys.stderr).status("") as status:
-        evaluation, folder = answer(
-            request, command=shlex.join(["limbeck", *context.find_root().obj]), tell=status.update
-        )
+        evaluation, folder = answer(request, command=_typed(context), tell=status.update)
     if as_json:
         _print_json(evaluation.model_dump(mode="json"))
         return
@@ -442,7 +441,6 @@ def ablate(
     settings = Settings(
         lengths=length or LENGTHS,
         documents=documents,
-        queries=documents,
         real=[Path(folder) for folder in tasks or ()],
         windows=window or (512, 8192),
         thetas=theta or (),
@@ -455,7 +453,7 @@ def ablate(
         folder,
         settings,
         overrides=changes or (),
-        command=shlex.join(["limbeck", *context.find_root().obj]),
+        command=_typed(context),
         console=_console(sys.stderr),
     )
     write_theta_page(results, folder)
@@ -501,6 +499,11 @@ def main(arguments: list[str] | None = None) -> None:
         _fail(error, f"this needs {error.name}, which is not installed: pip install 'limbeck[{extra}]'")
     except OSError as error:
         _fail(error, f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
+
+
+def _typed(context: typer.Context) -> str:
+    """The command that is running, as it would be typed."""
+    return shlex.join(["limbeck", *context.find_root().obj])
 
 
 def _fail(error: Exception, message: str) -> None:

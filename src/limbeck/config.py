@@ -615,6 +615,11 @@ class Recipe(Section):
         return self.distill.sources or [s.name for s in self.data.sources if s.name not in later]
 
     @property
+    def extend_sources(self) -> list[str]:
+        """Sources of its long-context phase, short ones included; none without that phase."""
+        return [*self.extend.sources, *self.short_sources] if self.extend else []
+
+    @property
     def short_sources(self) -> list[str]:
         """Sources of short texts that the long-context phase mixes in."""
         if self.extend is None or not self.extend.short_share:

@@ -5,26 +5,4 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))  # for the modules there that are no tests
 
-from tiny_run import (  # noqa: E402
-    adapted,
-    body,
-    extended,
-    graded,
-    labelled,
-    pairs,
-    teacher_folder,
-    write_recipe,
-    zygote,
-)
-
-__all__ = [
-    "adapted",
-    "body",
-    "extended",
-    "graded",
-    "labelled",
-    "pairs",
-    "teacher_folder",
-    "write_recipe",
-    "zygote",
-]
+from tiny_run import *  # noqa: E402, F403

@@ -18,7 +18,7 @@ from limbeck.errors import ConfigError
 
 Write = Callable[[dict[str, Any]], Path]
 
-SETTINGS = Settings(lengths=(300, 400), documents=12, queries=12, windows=(64,))
+SETTINGS = Settings(lengths=(300, 400), documents=12, windows=(64,))
 
 
 def write_set(folder: Path) -> Path:

@@ -8,24 +8,22 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from limbeck.config import QueryModel
-from limbeck.data.query_writer import MAX_QUERY_CHARS, cache_file, write_queries
-from limbeck.errors import DataError
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for the modules there that are no tests
+
+from http_server import Answer, Behaviour, Server, serving_at  # noqa: E402
+from limbeck.config import QueryModel  # noqa: E402
+from limbeck.data.query_writer import MAX_QUERY_CHARS, cache_file, write_queries  # noqa: E402
+from limbeck.errors import DataError  # noqa: E402
 
 KEY = "sk-very-secret-key-0123456789"
-Answer = tuple[int, dict[str, str], Any]  # status, headers, body (JSON, or a string as it stands)
-Behaviour = Callable[[str], Answer]  # of the prompt
 
 
 def saying(content: str | None) -> Answer:
@@ -33,71 +31,25 @@ def saying(content: str | None) -> Answer:
     return 200, {}, {"object": "chat.completion", "choices": [{"index": 0, "message": message}]}
 
 
-def asking(prompt: str) -> Answer:
+def asking(request: dict[str, Any]) -> Answer:
     """A right answer: a question that tells which document it is about."""
-    return saying(f"What is {prompt.removeprefix('Ask: ')}?")
+    return saying(f"What is {prompt_of(request).removeprefix('Ask: ')}?")
 
 
 def failing(status: int, message: str = "because", **headers: str) -> Behaviour:
-    return lambda prompt: (status, headers, {"error": {"message": message}})
+    return lambda request: (status, headers, {"error": {"message": message}})
 
 
-@dataclass
-class Server:
-    """Answers each request with the next behaviour, and rightly when none is left."""
-
-    behaviours: list[Behaviour] = field(default_factory=list)
-    requests: list[dict[str, Any]] = field(default_factory=list)
-    keys: list[str | None] = field(default_factory=list)
-    url: str = ""
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    @property
-    def prompts(self) -> list[str]:
-        return [request["messages"][0]["content"] for request in self.requests]
+def prompt_of(request: dict[str, Any]) -> str:
+    return request["messages"][0]["content"]
 
 
-@contextmanager
-def serving(*behaviours: Behaviour) -> Iterator[Server]:
-    state = Server(list(behaviours))
+def prompts(server: Server) -> list[str]:
+    return [prompt_of(request) for request in server.requests]
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
 
-        def do_POST(self) -> None:
-            request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            with state.lock:
-                state.requests.append(request)
-                state.keys.append(self.headers["Authorization"])
-                behaviour = state.behaviours.pop(0) if state.behaviours else asking
-            prompt = request["messages"][0]["content"]
-            found = self.path == "/v1/chat/completions"
-            status, headers, body = behaviour(prompt) if found else (404, {}, "no such page")
-            data = body.encode() if isinstance(body, str) else json.dumps(body).encode()
-            kind = "text/html" if isinstance(body, str) else "application/json"
-            try:
-                self.send_response(status)
-                for name, value in ({"Content-Type": kind, "Content-Length": str(len(data))} | headers).items():
-                    self.send_header(name, value)
-                self.end_headers()
-                self.wfile.write(data)
-            except OSError:  # the client is gone
-                pass
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    state.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield state
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+def serving(*behaviours: Behaviour) -> AbstractContextManager[Server]:
+    return serving_at("/v1/chat/completions", asking, behaviours)
 
 
 @pytest.fixture(autouse=True)
@@ -144,7 +96,7 @@ def test_the_request_holds_the_document_cut_at_a_word_and_the_settings(settings)
         write_queries(["one {document} three"], settings(server, max_chars=15, max_tokens=9, temperature=0.5))
     sent = {"model": "org/m", "max_tokens": 9, "temperature": 0.5}
     assert server.requests == [sent | {"messages": [{"role": "user", "content": "Ask: one {document}"}]}]
-    assert server.keys == [f"Bearer {KEY}"]
+    assert [h["authorization"] for h in server.headers] == [f"Bearer {KEY}"]
 
 
 def test_a_document_that_comes_twice_is_asked_for_once(settings):
@@ -155,7 +107,7 @@ def test_a_document_that_comes_twice_is_asked_for_once(settings):
             "What is b?",
             "What is a?",
         ]
-    assert sorted(server.prompts) == ["Ask: a", "Ask: b"]
+    assert sorted(prompts(server)) == ["Ask: a", "Ask: b"]
     assert sum(steps) == 3
 
 
@@ -176,7 +128,7 @@ def test_a_second_call_sends_nothing_and_a_longer_one_asks_only_for_what_is_new(
         assert write_queries(["a", "b"], settings(server), steps.append) == first
         assert len(server.requests) == 2 and steps == [2]
         write_queries(["c", "b", "a"], settings(server))
-    assert server.prompts[2:] == ["Ask: c"]
+    assert prompts(server)[2:] == ["Ask: c"]
 
 
 def test_a_known_answer_needs_neither_a_server_nor_a_key(settings, monkeypatch):
@@ -208,7 +160,7 @@ def test_a_torn_line_is_left_out_and_spoils_no_other(settings, torn, caplog):
         with open(cache_file(asked), "ab") as file:
             file.write(torn)
         assert write_queries(["a", "b"], asked) == ["What is a?", "What is b?"]
-        assert server.prompts == ["Ask: a", "Ask: b"]
+        assert prompts(server) == ["Ask: a", "Ask: b"]
         assert "1 torn line" in caplog.text
         assert write_queries(["a", "b"], asked) == ["What is a?", "What is b?"]
     assert len(server.requests) == 2
@@ -246,15 +198,15 @@ def test_after_kill_9_only_what_was_not_answered_is_asked_for(settings):
         asked = settings(server, concurrency=1)
         process = writer(documents, asked)
 
-        def kill(prompt: str) -> Answer:
+        def kill(request: dict[str, Any]) -> Answer:
             os.kill(process.pid, signal.SIGKILL)
-            return asking(prompt)
+            return asking(request)
 
         server.behaviours[:] = [asking, asking, asking, kill]
         assert process.wait(60) == -signal.SIGKILL
         assert len(entries(asked)) == 3
         assert write_queries(documents, asked) == [f"What is {d}?" for d in documents]
-    assert server.prompts == [f"Ask: {d}" for d in [*documents[:4], *documents[3:]]]
+    assert prompts(server) == [f"Ask: {d}" for d in [*documents[:4], *documents[3:]]]
 
 
 def test_processes_that_write_at_the_same_time_lose_nothing(settings):
@@ -302,7 +254,7 @@ def test_processes_that_write_at_the_same_time_lose_nothing(settings):
     ],
 )
 def test_an_answer_is_cleaned_and_one_of_no_use_is_none_and_not_asked_for_again(settings, answer, query, caplog):
-    with serving(lambda prompt: saying(answer)) as server:
+    with serving(lambda request: saying(answer)) as server:
         assert write_queries(["The text itself"], settings(server)) == [query]
         assert write_queries(["The text itself"], settings(server)) == [query]
     assert len(server.requests) == 1
@@ -324,8 +276,8 @@ def test_a_retry_after_is_obeyed(settings, pauses):
         (failing(401), r"at 127\.0\.0\.1:\d+ answered 401 \(.*because.*\): check the key in .* OPENAI_API_KEY"),
         (failing(404, "no model org/m"), r"answered 404 \(.*no model org/m.*\): check the source's model\.model"),
         (failing(400, "too long"), "answered 400 .*begins 'a' and has 1 characters.*lower max_chars of the source's"),
-        (lambda prompt: (200, {}, "<html>hello</html>"), "not answer in the form of /v1/chat/completions .*base_url"),
-        (lambda prompt: (200, {}, {"choices": []}), "expected one choice, got none"),
+        (lambda request: (200, {}, "<html>hello</html>"), "not answer in the form of /v1/chat/completions .*base_url"),
+        (lambda request: (200, {}, {"choices": []}), "expected one choice, got none"),
     ],
 )
 def test_a_refusal_says_what_to_do_and_is_not_asked_for_again(settings, behaviour, message, pauses):
@@ -340,8 +292,8 @@ def test_what_was_answered_before_a_refusal_is_kept(settings, pauses):
         with pytest.raises(DataError, match=r"answered 500 .*after 3 tries"):
             write_queries(["a", "b", "c", "d"], asked)
         assert write_queries(["a", "b", "c", "d"], asked)[0] == "What is a?"
-    assert server.prompts[:5] == [f"Ask: {d}" for d in "abccc"]
-    assert not {"Ask: a", "Ask: b"} & set(server.prompts[5:])
+    assert prompts(server)[:5] == [f"Ask: {d}" for d in "abccc"]
+    assert not {"Ask: a", "Ask: b"} & set(prompts(server)[5:])
 
 
 def test_the_key_is_in_no_log_no_error_and_no_cache(settings, pauses, caplog):

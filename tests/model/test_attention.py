@@ -7,29 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import FRESH, student
+from tiny_models import KINDS, backbone_of
 
 from limbeck.model import attention, runtime
-from limbeck.model import backbone as backbones
 from limbeck.model.last_layer import understands
 from limbeck.model.student import StudentModel, compile_backbone
 
 CPU = torch.device("cpu")
 LIMIT = 16  # tokens; the real one takes tests that are slow
-
-
-def backbone_of(kind: str, folders: dict[str, Path]) -> Any:
-    section, teacher = {
-        "causal Qwen3": (student(init="fresh", fresh=FRESH, dims=[24]), "qwen3"),
-        "bidirectional Qwen3": (student(init="fresh", fresh=FRESH | {"causal": False}, dims=[24]), "qwen3"),
-        "EuroBERT": (student(model=str(folders["eurobert"])), "eurobert"),
-        "ModernBERT": (student(model=str(folders["modernbert"])), "modernbert"),
-        "rotary BERT": (student(init="pruned", pruned={"layers": [0, 2]}), "bert"),
-    }[kind]
-    return backbones.build(section, folders[teacher], seed=1).model.eval()
-
-
-KINDS = ["causal Qwen3", "bidirectional Qwen3", "EuroBERT", "ModernBERT", "rotary BERT"]
 
 
 @pytest.fixture

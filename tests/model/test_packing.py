@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_models import FRESH, student
+from tiny_models import backbone_of, student
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from limbeck.model import backbone as backbones
 from limbeck.model import passes
 from limbeck.model.encoder import load
 from limbeck.model.packing import pack, packs, unpack
@@ -60,22 +59,13 @@ def folders(bert: Path, qwen3: Path, eurobert: Path, modernbert: Path) -> dict[s
     return {"bert": bert, "qwen3": qwen3, "eurobert": eurobert, "modernbert": modernbert}
 
 
-def backbone_of(kind: str, folders: dict[str, Path]) -> Any:
-    if kind == "Llama":
-        from transformers import LlamaConfig, LlamaModel
+def packed_backbone(kind: str, folders: dict[str, Path]) -> Any:
+    if kind != "Llama":
+        return backbone_of(kind, folders)
+    from transformers import LlamaConfig, LlamaModel
 
-        torch.manual_seed(1)
-        return LlamaModel(
-            LlamaConfig(vocab_size=60, num_key_value_heads=1, hidden_size=32, num_attention_heads=2)
-        ).eval()
-    section, teacher = {
-        "causal Qwen3": (student(init="fresh", fresh=FRESH, dims=[24]), "qwen3"),
-        "bidirectional Qwen3": (student(init="fresh", fresh=FRESH | {"causal": False}, dims=[24]), "qwen3"),
-        "EuroBERT": (student(model=str(folders["eurobert"])), "eurobert"),
-        "ModernBERT": (student(model=str(folders["modernbert"])), "modernbert"),
-        "rotary BERT": (student(init="pruned", pruned={"layers": [0, 2]}), "bert"),
-    }[kind]
-    return backbones.build(section, folders[teacher], seed=1).model.eval()
+    torch.manual_seed(1)
+    return LlamaModel(LlamaConfig(vocab_size=60, num_key_value_heads=1, hidden_size=32, num_attention_heads=2)).eval()
 
 
 def padded(model: StudentModel) -> Tensor:
@@ -93,7 +83,7 @@ def pooled(model: StudentModel, states: list[Tensor]) -> Tensor:
 )
 @torch.no_grad()
 def test_packed_texts_have_the_vectors_of_padded_ones(kind: str, pooling: str, folders: dict[str, Path]) -> None:
-    model = StudentModel(backbone_of(kind, folders), pooling=pooling)
+    model = StudentModel(packed_backbone(kind, folders), pooling=pooling)
     expected = padded(model)
     model.backbone.set_attn_implementation("packed_by_definition")
     inputs = pack(ROWS, CPU)
@@ -107,14 +97,14 @@ def test_packed_texts_have_the_vectors_of_padded_ones(kind: str, pooling: str, f
 def test_transformers_own_masks_keep_packed_texts_of_a_causal_model_apart(
     attention: str, folders: dict[str, Path]
 ) -> None:
-    model = StudentModel(backbone_of("causal Qwen3", folders), pooling="last")
+    model = StudentModel(packed_backbone("causal Qwen3", folders), pooling="last")
     model.backbone.set_attn_implementation(attention)
     found = pooled(model, unpack(model.token_states(**pack(ROWS, CPU)), ROWS))
     torch.testing.assert_close(found, padded(model), atol=1e-5, rtol=1e-5)
 
 
 def test_texts_are_packed_under_flash_attention_on_a_gpu_and_nowhere_else(folders: dict[str, Path]) -> None:
-    backbone = backbone_of("rotary BERT", folders)
+    backbone = packed_backbone("rotary BERT", folders)
     for implementation in ("eager", "sdpa", "eager_or_sdpa"):
         backbone.config._attn_implementation = implementation
         assert not packs(backbone, CUDA)

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import models, pre_tokenizers, trainers
 
 from limbeck.config import Student
+from limbeck.model import backbone as backbones
 from limbeck.model.bundle import BundleSpec
 
 CORPUS = [
@@ -87,6 +88,21 @@ FRESH = {"hidden_size": 24, "layers": 2, "heads": 2, "kv_heads": 1, "head_dim": 
 def student(**body: Any) -> Student:
     """A student section; `dims` ends with the width of the tiny models unless given."""
     return Student.model_validate({"dims": [8, 16, WIDTH], "max_tokens": 32} | body)
+
+
+def backbone_of(kind: str, folders: dict[str, Path]) -> Any:
+    """A student's backbone in evaluation mode, of one of KINDS; folders: of the tiny models, by name."""
+    section, teacher = {
+        "causal Qwen3": (student(init="fresh", fresh=FRESH, dims=[24]), "qwen3"),
+        "bidirectional Qwen3": (student(init="fresh", fresh=FRESH | {"causal": False}, dims=[24]), "qwen3"),
+        "EuroBERT": (student(model=str(folders["eurobert"])), "eurobert"),
+        "ModernBERT": (student(model=str(folders["modernbert"])), "modernbert"),
+        "rotary BERT": (student(init="pruned", pruned={"layers": [0, 2]}), "bert"),
+    }[kind]
+    return backbones.build(section, folders[teacher], seed=1).model.eval()
+
+
+KINDS = ["causal Qwen3", "bidirectional Qwen3", "EuroBERT", "ModernBERT", "rotary BERT"]
 
 
 def spec_of(section: Student, **spec: Any) -> BundleSpec:

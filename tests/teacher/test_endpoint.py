@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import base64
-import json
 import logging
 import shutil
-import threading
+import sys
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +17,13 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from limbeck import config
-from limbeck.errors import DataError, TeacherError
-from limbeck.teacher.backends import load_teacher
-from limbeck.teacher.endpoint import EndpointTeacher
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for the modules there that are no tests
+
+from http_server import Answer, Behaviour, Server, serving_at  # noqa: E402
+from limbeck import config  # noqa: E402
+from limbeck.errors import DataError, TeacherError  # noqa: E402
+from limbeck.teacher.backends import load_teacher  # noqa: E402
+from limbeck.teacher.endpoint import EndpointTeacher  # noqa: E402
 
 DIM = 4
 KEY = "sk-very-secret-key-0123456789"
@@ -38,67 +38,14 @@ def expected(texts: list[str]) -> np.ndarray:
     return np.array([vector(t) for t in texts], np.float32)
 
 
-Answer = tuple[int, dict[str, str], Any]  # status, headers, body (JSON, or a string as it stands)
-
-
 def right(request: dict[str, Any]) -> Answer:
     """What a well-behaved server answers."""
     data = [{"object": "embedding", "index": i, "embedding": vector(t)} for i, t in enumerate(request["input"])]
     return 200, {}, {"object": "list", "model": request["model"], "data": data}
 
 
-@dataclass
-class Server:
-    """Answers each request with the next behaviour, and rightly when none is left."""
-
-    behaviours: list[Callable[[dict[str, Any]], Answer]] = field(default_factory=list)
-    requests: list[dict[str, Any]] = field(default_factory=list)
-    headers: list[dict[str, str]] = field(default_factory=list)
-    url: str = ""
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    closing: threading.Event = field(default_factory=threading.Event)
-
-
-@contextmanager
-def serving(*behaviours: Callable[[dict[str, Any]], Answer]) -> Iterator[Server]:
-    state = Server(list(behaviours))
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_POST(self) -> None:
-            request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            with state.lock:
-                state.requests.append(request)
-                state.headers.append({name.lower(): value for name, value in self.headers.items()})
-                behaviour = state.behaviours.pop(0) if state.behaviours else right
-            status, headers, body = behaviour(request) if self.path == "/v1/embeddings" else (404, {}, "no such page")
-            data = body.encode() if isinstance(body, str) else json.dumps(body).encode()
-            try:
-                self.send_response(status)
-                kind = "text/html" if isinstance(body, str) else "application/json"
-                for name, value in ({"Content-Type": kind, "Content-Length": str(len(data))} | headers).items():
-                    self.send_header(name, value)
-                self.end_headers()
-                self.wfile.write(data)
-            except OSError:  # the client has given up
-                pass
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    state.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield state
-    finally:
-        state.closing.set()
-        server.shutdown()
-        server.server_close()
-        thread.join()
+def serving(*behaviours: Behaviour) -> AbstractContextManager[Server]:
+    return serving_at("/v1/embeddings", right, behaviours)
 
 
 def endpoint(url: str, **changes: Any) -> EndpointTeacher:

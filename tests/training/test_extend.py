@@ -22,6 +22,7 @@ from limbeck.model.rope import theta_of
 from limbeck.training import pipeline
 from limbeck.training.distill import TaughtSource
 from limbeck.training.extend import with_short_share
+from limbeck.training.measure import one_log
 from limbeck.training.stages import MANIFEST
 
 Write = Callable[[dict[str, Any]], Path]
@@ -60,7 +61,17 @@ def test_the_phase_goes_on_from_stage_1_and_the_bundle_is_what_it_trained(finish
     assert facts["tokens"] >= 6 * 600
     scores = json.loads((finished / "scores.json").read_text())
     assert scores["steps"] == 10 + 6
+    assert scores["command"] == f"limbeck run {finished / 'recipe.yaml'}"
     assert scores["tokens"] == facts["tokens"] + json.loads((finished / "distill" / MANIFEST).read_text())["tokens"]
+
+
+def test_the_log_of_both_phases_goes_on_where_the_first_ended(finished: Path) -> None:
+    logs = [read_metrics(finished / phase / "metrics.jsonl") for phase in ("distill", "extend")]
+    rows = one_log(logs)
+    steps = [row["step"] for row in rows]
+    assert steps == sorted(set(steps)) and steps[-1] == 10 + 6
+    assert rows[-1]["tokens"] == logs[0][-1]["tokens"] + logs[1][-1]["tokens"]
+    assert [row["loss"] for row in rows] == [row["loss"] for log in logs for row in log]
 
 
 def test_each_stage_has_its_theta_and_the_bundle_the_one_for_inference(finished: Path) -> None:

@@ -11,6 +11,18 @@ import yaml
 from killable import Zygote
 from tiny_texts import TEACHER_DIM, WORDS, write_graded, write_labelled, write_pairs
 
+__all__ = [
+    "adapted",
+    "body",
+    "extended",
+    "graded",
+    "labelled",
+    "pairs",
+    "teacher_folder",
+    "write_recipe",
+    "zygote",
+]
+
 
 @pytest.fixture(scope="session")
 def teacher_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

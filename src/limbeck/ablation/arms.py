@@ -12,20 +12,15 @@ from pathlib import Path
 
 from rich.console import Console
 
-from limbeck.config import Recipe, load_recipe
+from limbeck.config import load_recipe
 from limbeck.training.pipeline import Pipeline
 
 
 def arm(recipe: str | Path, out: Path, overrides: Sequence[str], console: Console) -> Pipeline:
-    """The run of a recipe with overrides (as `--set` takes them) in the folder `out`; nothing is done yet."""
+    """The run of a recipe with overrides (as `--set` takes them) in `out`; only its recipe is written yet."""
     resolved = load_recipe(recipe, tuple(overrides)).model_copy(update={"out": str(out)})
-    save(resolved)
+    resolved.save(resolved.out_dir / "recipe.yaml")
     return Pipeline(resolved, console)
-
-
-def save(recipe: Recipe) -> None:
-    """Write the resolved recipe beside the run's results."""
-    recipe.save(recipe.out_dir / "recipe.yaml")
 
 
 def borrow(stages: Sequence[str], of: Pipeline, by: Pipeline) -> None:

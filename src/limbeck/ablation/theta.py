@@ -17,7 +17,7 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -39,7 +39,7 @@ from limbeck.training.pipeline import Pipeline
 
 ArmName = Literal["before", "after", "swapped"]
 Kind = Literal["passkey", "needle", "documents", "short"]
-ARMS: tuple[ArmName, ...] = ("before", "after", "swapped")
+ARMS: tuple[ArmName, ...] = get_args(ArmName)
 RESULTS = "results.json"
 CELLS = "cells.json"  # every score that was ever made here, by all that it depends on
 SHORT = "short texts"  # the task made of the run's own held-out queries
@@ -85,14 +85,14 @@ class Results(BaseModel):
 class Settings:
     """What is scored.
 
-    lengths, documents, queries: of passkey and needle; real: folders of long-document sets; windows: tokens that
-    their documents are cut to; thetas: at inference, beside those of the recipe; budget: tokens of the documents of one
-    length at most, so that fewer are made of long ones (but at least 10), None = no limit.
+    lengths: of passkey and needle; documents: of each of their tasks, and as many queries; real: folders of
+    long-document sets; windows: tokens that their documents are cut to; thetas: at inference, beside those of the
+    recipe; budget: tokens of the documents of one length at most, so that fewer are made of long ones (but at least
+    10), None = no limit.
     """
 
     lengths: Sequence[int] = LENGTHS
     documents: int = 50
-    queries: int = 50
     real: Sequence[Path] = ()
     windows: Sequence[int] = (512, 8192)
     thetas: Sequence[float] = ()
@@ -236,7 +236,7 @@ def _tasks(run: Pipeline, settings: Settings, encoder: Encoder) -> Iterator[_Tas
         state = f"{run.prepared.fingerprint} {[s.source for s in short]}"
         yield _Task(SHORT, "short", limit, state, partial(_short, sets=short))
     for kind, length in product(KINDS, settings.lengths):
-        asked = {"documents": settings.texts(length), "queries": min(settings.queries, settings.texts(length))}
+        asked = {"documents": settings.texts(length), "queries": settings.texts(length)}
         make = partial(long_text_tasks, [length], kinds=[kind], count=count, **asked)
         yield _Task(f"{kind}-{length}", kind, length, f"{asked} {prefix}", partial(_hidden, make=make))
     for folder in (found for path in settings.real for found in find_folders(path)):

@@ -70,8 +70,8 @@ def verdicts(results: Results) -> list[str]:
     for kind in reversed(KINDS):  # the needle is the harder one
         lengths = _lengths(results, kind)
         longer = lengths[len(lengths) // 2 :]
-        parts = [f"{words} {_change(results, kind, longer, a, b)}" for words, a, b in compared]
-        if longer and all(_pairs(results, kind, longer, line) for _, a, b in compared for line in (a, b)):
+        if all(_pairs(results, kind, longer, line) for _, a, b in compared for line in (a, b)):
+            parts = [f"{words} {_change(results, kind, longer, a, b)}" for words, a, b in compared]
             where = f"{longer[0]:,} to {longer[-1]:,}" if len(longer) > 1 else f"{longer[0]:,}"
             said.append(f"nDCG@10 of {kind} at {where} tokens: {'; '.join(parts)}.")
     for kind in KINDS:
@@ -87,8 +87,6 @@ def verdicts(results: Results) -> list[str]:
 def _change(results: Results, kind: str, lengths: Sequence[int], a: Line, b: Line) -> str:
     """From the score of one line to that of another: "0.50 → 0.55, +0.05 [−0.01, +0.11], may be chance"."""
     before, after = (_pairs(results, kind, lengths, line) for line in (a, b))
-    if not before.keys() & after.keys():
-        return ""
     found = paired_bootstrap(after, before, common_only=True)
     certain = found.low > 0 or found.high < 0
     means = [fmt.score(sum(values.values()) / len(values)) for values in (before, after)]

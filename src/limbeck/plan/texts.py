@@ -120,8 +120,7 @@ def _instructions(recipe: Recipe, source: Source, example: Example) -> Mapping[s
     teacher = recipe.teacher
     roles = ("text",) if hasattr(example, "text") else ("query", "document")
     found: dict[str, set[str]] = defaultdict(set)
-    extended = [*recipe.extend.sources, *recipe.short_sources] if recipe.extend else []
-    if source.name in [*recipe.distill_sources, *extended]:
+    if source.name in [*recipe.distill_sources, *recipe.extend_sources]:
         for role in roles:
             found[role].add(teacher.query_instruction if role == "query" else teacher.document_instruction)
     # a table of one row whose texts are the names of their roles: so each part says whose it is

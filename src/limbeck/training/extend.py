@@ -39,11 +39,11 @@ def extend(
         recipe: the run; it has an `extend` section.
         base: the distilled student; it gets the theta and the scaling of this phase, and is trained in place.
         projection: of stage 1, trained on.
-        sources: long and short ones, see TaughtSource.
-        gather: store rows [B] → teacher vectors [B, D].
-        folder: checkpoints and metrics go here.
-        key: digest of all that the weights depend on, so that a changed run never resumes.
-        console: where the progress bar goes; None = nowhere.
+        sources: long and short ones.
+        gather: as in `distill`.
+        folder: as in `distill`.
+        key: as in `distill`.
+        console: as in `distill`.
 
     Raises TrainingError; ModelError: a theta or scaling that the backbone does not take.
     """

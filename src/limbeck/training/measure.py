@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -166,7 +164,7 @@ def report(run: Pipeline) -> dict[str, Any]:
         data={k: dict(v) for k, v in run.prepared.counts.items()},
         steps=sum(manifests[phase].get("steps", 0) for phase in phases),
         tokens=sum(manifests[phase].get("tokens") or 0 for phase in phases),
-        command=shlex.join(["limbeck", *sys.argv[1:]]),
+        command=run.command,
         versions={"python": about.python, **about.packages},
         machine={
             "cpu": about.cpu,
@@ -182,7 +180,7 @@ def report(run: Pipeline) -> dict[str, Any]:
     scores.save(run.out / "scores.json")
     _write_card(run, scores)
     logs = {task: read_metrics(run.out / "adapt" / task / "metrics.jsonl") for task in run.blocks}
-    metrics = [row for phase in phases for row in read_metrics(run.out / phase / "metrics.jsonl")]
+    metrics = one_log([read_metrics(run.out / phase / "metrics.jsonl") for phase in phases])
     write_report(scores, metrics, run.out / "report", adapter_metrics_log=logs)
     quality = scores.ndcg_at_10
     run.console.print(
@@ -196,6 +194,15 @@ def report(run: Pipeline) -> dict[str, Any]:
             run.console.print(f"  {hit.score:.3f}  {hit.id}{'  <- the answer' if hit.gold else ''}", highlight=False)
     run.console.print(f"\nreport: {run.out / 'report' / 'index.html'}\nmodel:  {run.out / 'model'}")
     return {"retention": scores.retention}
+
+
+def one_log(logs: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """The rows of phases that follow each other: steps and tokens go on where the phase before ended."""
+    rows: list[dict[str, Any]] = []
+    for log in logs:
+        before = {name: rows[-1].get(name, 0) if rows else 0 for name in ("step", "tokens")}
+        rows += [row | {name: row[name] + ended for name, ended in before.items() if name in row} for row in log]
+    return rows
 
 
 def _write_card(run: Pipeline, scores: Scores) -> None:

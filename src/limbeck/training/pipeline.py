@@ -57,7 +57,14 @@ _INFERENCE = {"inference_theta", "inference_scaling"}  # of student.rope: no wei
 _ROUTER_TEXTS = 1000  # of each source of a task
 
 
-def run(recipe: Recipe, *, stop_after: str | None = None, force: bool = False, console: Console | None = None) -> Path:
+def run(
+    recipe: Recipe,
+    *,
+    stop_after: str | None = None,
+    force: bool = False,
+    console: Console | None = None,
+    command: str = "",
+) -> Path:
     """Do what is not done yet. Returns the run's folder.
 
     Args:
@@ -65,6 +72,7 @@ def run(recipe: Recipe, *, stop_after: str | None = None, force: bool = False, c
         stop_after: name of a stage to stop after.
         force: do every stage again; the teacher's vectors are kept, they belong to the store.
         console: where progress goes; None = nowhere.
+        command: that the report names; "" = `limbeck run` with the resolved recipe.
 
     Raises LimbeckError.
     """
@@ -73,7 +81,7 @@ def run(recipe: Recipe, *, stop_after: str | None = None, force: bool = False, c
         raise ConfigError(f"unknown stage {stop_after!r}; the stages of this recipe are {', '.join(stages)}")
     disable_progress_bar()  # of transformers, in the midst of ours
     torch.set_num_threads(recipe.threads or machine.usable_cores())
-    this = Pipeline(recipe, console or Console(quiet=True))
+    this = Pipeline(recipe, console or Console(quiet=True), command)
     recipe.save(recipe.out_dir / "recipe.yaml")
     for name in stages:
         this.do(name, force=force)
@@ -85,9 +93,10 @@ def run(recipe: Recipe, *, stop_after: str | None = None, force: bool = False, c
 class Pipeline:
     """The stages of one run. What several need (teacher, store, prepared data) is loaded once, when first needed."""
 
-    def __init__(self, recipe: Recipe, console: Console) -> None:
-        """Args: the run; where it says what it does."""
+    def __init__(self, recipe: Recipe, console: Console, command: str = "") -> None:
+        """Args: the run; where it says what it does; the command that its report names, see `run`."""
         self.recipe, self.out, self.console = recipe, recipe.out_dir, console
+        self.command = command or f"limbeck run {self.out / 'recipe.yaml'}"
         self.live = console if console.is_terminal else Console(quiet=True)  # for what moves: noise in a file
 
     def do(self, name: str, *, force: bool = False) -> dict[str, Any]:
@@ -117,8 +126,7 @@ class Pipeline:
         if name == "teach":
             instructions = [recipe.teacher.query_instruction, recipe.teacher.document_instruction]
             adapters = {t: [b.teacher_instruction, *(s.name for s in b.sources)] for t, b in self.blocks.items()}
-            extended = recipe.extend and [*recipe.extend.sources, *recipe.short_sources]
-            asked = [instructions, recipe.distill_sources, extended, adapters]
+            asked = [instructions, recipe.distill_sources, recipe.extend_sources, adapters]
             return digest("teach", self.prepared.fingerprint, self.teacher.fingerprint, asked)
         if name == "distill":
             # the teacher is in the key of its vectors; where they are stored and how they were fetched changes nothing
@@ -209,9 +217,7 @@ class Pipeline:
 
     def _extended(self) -> dict[str, Split]:
         """The sources of its long-context phase, short ones included."""
-        recipe = self.recipe
-        names = [*recipe.extend.sources, *recipe.short_sources] if recipe.extend else []
-        return {name: self.prepared.sources[name] for name in names}
+        return {name: self.prepared.sources[name] for name in self.recipe.extend_sources}
 
     def _to_teach(self) -> Iterator[tuple[list[str], str]]:
         """Every text that a later stage reads the teacher's vector of, and its instruction."""
