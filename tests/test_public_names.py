@@ -18,6 +18,8 @@ LAYERS = [
     ["limbeck.evaluation", "limbeck.search", "limbeck.encode_file", "limbeck.export"],
     ["limbeck.training", "limbeck.plan"],
     ["limbeck.ablation"],
+    ["limbeck.cli_parts"],
+    ["limbeck.cli_ablate"],
     ["limbeck.cli"],
 ]
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from rich.console import Console
+from limbeck.cli_ablate import ablate
+from limbeck.cli_parts import JsonOption, SetOption, console, print_json, typed
 
 app = typer.Typer(
     name="limbeck",
@@ -27,6 +25,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     add_completion=False,
 )
+
+app.add_typer(ablate)
 
 _EXTRAS = {  # a module that is missing → the extra that brings it
     "accelerate": "train",
@@ -86,13 +86,8 @@ class ExportFormat(StrEnum):
 RecipeArgument = Annotated[
     str, typer.Argument(metavar="RECIPE", help="A shipped recipe (see [bold]limbeck recipes[/bold]) or a YAML file.")
 ]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="A.B=VALUE", help="Change one value of the recipe; may be given many times."),
-]
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A bundle, such as runs/demo/model.")]
 DimOption = Annotated[int | None, typer.Option(help="Keep the first so many numbers of each vector.", min=1)]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
 
 def _show_version(wanted: bool) -> None:
@@ -132,7 +127,7 @@ def run(
     from limbeck.training import pipeline
 
     loaded = load_recipe(recipe, changes or ())
-    pipeline.run(loaded, stop_after=stop_after, force=force, console=_console(sys.stderr), command=_typed(context))
+    pipeline.run(loaded, stop_after=stop_after, force=force, console=console(sys.stderr), command=typed(context))
 
 
 @app.command(epilog="Example: limbeck plan jina-v5-nano --set distill.steps=10000")
@@ -149,15 +144,15 @@ def plan(
     from limbeck.config import load_recipe
     from limbeck.plan import make_plan
 
-    console = _console(sys.stderr)
-    with console.status("counting texts" + (" and timing a few steps" if probe else "")):
+    to = console(sys.stderr)
+    with to.status("counting texts" + (" and timing a few steps" if probe else "")):
         made = make_plan(load_recipe(recipe, changes or ()), probe=probe)
     if as_json:
-        _print_json(made.as_dict())
+        print_json(made.as_dict())
         return
     from limbeck.plan.tables import show
 
-    show(made, _console(sys.stdout))
+    show(made, console(sys.stdout))
 
 
 @app.command(epilog="Example: limbeck recipes")
@@ -167,7 +162,7 @@ def recipes(as_json: JsonOption = False) -> None:
 
     found = {name: load_recipe(name).description for name in sorted(shipped_recipes())}
     if as_json:
-        _print_json(found)
+        print_json(found)
         return
     width = max(map(len, found))
     for name, description in found.items():
@@ -218,7 +213,7 @@ def encode(
     with _progress("encoding", len(texts)) as advance:
         stats = encode_file(encoder, texts, out, settings, progress=advance)
     if as_json:
-        _print_json(asdict(stats), to=sys.stderr if out == "-" else sys.stdout)
+        print_json(asdict(stats), to=sys.stderr if out == "-" else sys.stdout)
     else:
         typer.echo(stats, err=True)
 
@@ -269,7 +264,7 @@ def search(
             progress=advance,
         )
     if as_json:
-        _print_json({"query": query, "hits": [asdict(hit) for hit in hits]})
+        print_json({"query": query, "hits": [asdict(hit) for hit in hits]})
         return
     for hit in hits:
         typer.echo(f"{hit.rank:>3}  {hit.score:.3f}  {hit.id}")
@@ -355,12 +350,12 @@ def evaluate(
         max_tokens=max_tokens,
         skip_private=skip_private,
     )
-    with _console(sys.stderr).status("") as status:
-        evaluation, folder = answer(request, command=_typed(context), tell=status.update)
+    with console(sys.stderr).status("") as status:
+        evaluation, folder = answer(request, command=typed(context), tell=status.update)
     if as_json:
-        _print_json(evaluation.model_dump(mode="json"))
+        print_json(evaluation.model_dump(mode="json"))
         return
-    show(evaluation, _console(sys.stdout))
+    show(evaluation, console(sys.stdout))
     typer.echo(f"{folder / 'index.html'}, {folder / 'results.json'}")
 
 
@@ -393,76 +388,10 @@ def compare(
     write_comparison(evaluation, folder, reference=reference)
     evaluation.save(folder / RESULTS)
     if as_json:
-        _print_json(evaluation.model_dump(mode="json"))
+        print_json(evaluation.model_dump(mode="json"))
         return
-    show(evaluation, _console(sys.stdout))
+    show(evaluation, console(sys.stdout))
     typer.echo(f"{folder / 'index.html'}, {folder / RESULTS}")
-
-
-class Experiment(StrEnum):
-    """Experiments of `limbeck ablate`."""
-
-    theta = "theta"
-
-
-@app.command(epilog="Example: limbeck ablate theta --length 256 --length 4096 --documents 20")
-def ablate(
-    context: typer.Context,
-    experiment: Annotated[Experiment, typer.Argument(metavar="NAME", help="theta: RoPE theta against length.")],
-    recipe: Annotated[str, typer.Option(help="Shipped name or YAML file, with an `extend:` section.")] = "demo-long",
-    out: Annotated[str | None, typer.Option(metavar="DIR", help="Default: runs/ablate/NAME.")] = None,
-    length: Annotated[
-        list[int] | None, typer.Option(min=32, help="Tokens of each document. Repeatable; default 256, 512 … 32,768.")
-    ] = None,
-    theta: Annotated[
-        list[float] | None, typer.Option(help="Another theta at inference, beside the recipe's two. Repeatable.")
-    ] = None,
-    documents: Annotated[int, typer.Option(min=10, help="Of each passkey and needle task, and as many queries.")] = 50,
-    budget: Annotated[
-        int | None, typer.Option(min=1, help="Tokens of all documents of a task: fewer documents of long ones, ≥ 10.")
-    ] = None,
-    tasks: Annotated[
-        list[str] | None, typer.Option(metavar="FOLDER", help="Real long documents to score as well. Repeatable.")
-    ] = None,
-    window: Annotated[
-        list[int] | None, typer.Option(min=32, help="Tokens that real documents are cut to. Repeatable.")
-    ] = None,
-    seed: Annotated[list[int] | None, typer.Option(help="Repeatable; each trains everything anew.")] = None,
-    changes: SetOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Run an experiment: train its arms, score them, and say what came out. What is done is not done again."""
-    from pathlib import Path
-
-    from limbeck.ablation.theta import Settings, ablate_theta
-    from limbeck.ablation.theta_page import verdicts, write_theta_page
-    from limbeck.evaluation.long_text import LENGTHS
-
-    settings = Settings(
-        lengths=length or LENGTHS,
-        documents=documents,
-        real=[Path(folder) for folder in tasks or ()],
-        windows=window or (512, 8192),
-        thetas=theta or (),
-        seeds=seed or (0,),
-        budget=budget,
-    )
-    folder = Path(out or f"runs/ablate/{experiment.value}")
-    results = ablate_theta(
-        recipe,
-        folder,
-        settings,
-        overrides=changes or (),
-        command=_typed(context),
-        console=_console(sys.stderr),
-    )
-    write_theta_page(results, folder)
-    if as_json:
-        _print_json(results.model_dump(mode="json"))
-        return
-    for text in verdicts(results):
-        typer.echo(text)
-    typer.echo(f"{folder / 'index.html'}, {folder / 'results.json'}")
 
 
 @app.command(epilog="Example: limbeck export runs/demo/model --format jina-v5 --out runs/demo/jina-v5")
@@ -501,11 +430,6 @@ def main(arguments: list[str] | None = None) -> None:
         _fail(error, f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
 
 
-def _typed(context: typer.Context) -> str:
-    """The command that is running, as it would be typed."""
-    return shlex.join(["limbeck", *context.find_root().obj])
-
-
 def _fail(error: Exception, message: str) -> None:
     if os.environ.get("LIMBECK_DEBUG", "0") not in ("", "0"):
         raise error
@@ -513,26 +437,15 @@ def _fail(error: Exception, message: str) -> None:
     raise SystemExit(1)
 
 
-def _console(stream: Any) -> Console:
-    from rich.console import Console
-
-    # A pipe or a file has no width; wrapping tables to 80 columns there only makes them hard to read.
-    return Console(file=stream, width=None if stream.isatty() else 160)
-
-
 @contextmanager
 def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
     """A bar on a terminal, nothing elsewhere. Yields a function that is told how many are done since it was called."""
     from rich.progress import Progress
 
-    console = _console(sys.stderr)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+    to = console(sys.stderr)
+    with Progress(console=to, transient=True, disable=not to.is_terminal) as bar:
         task = bar.add_task(what, total=total)
         yield lambda done: bar.advance(task, done)
-
-
-def _print_json(value: Any, to: Any = None) -> None:
-    print(json.dumps(value, ensure_ascii=False), file=to or sys.stdout)
 
 
 def _shortened(document: str, width: int = 100) -> str:

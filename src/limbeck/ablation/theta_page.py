@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
+from limbeck.ablation.answers import WORTH
+from limbeck.ablation.results import Status
+from limbeck.ablation.sections import Page, Section, machine_facts, write
 from limbeck.ablation.theta import ARMS, SHORT, ArmName, Cell, Results
 from limbeck.evaluation import formatting as fmt
 from limbeck.evaluation.blocks import Headline, Table
 from limbeck.evaluation.long_text import KINDS
-from limbeck.evaluation.page import write_page
 from limbeck.evaluation.plots import KINDS as STYLES
 from limbeck.evaluation.plots import Chart, Series, line_chart
-from limbeck.evaluation.statistics import mean_interval, paired_bootstrap
+from limbeck.evaluation.statistics import Paired, mean_interval, paired_bootstrap
 
 KEPT = 0.8  # a score holds to the longest length up to which it keeps this share of what it was at the shortest
 
@@ -24,34 +25,36 @@ Line = tuple[ArmName, float]
 
 def write_theta_page(results: Results, out: Path) -> None:
     """Write `out`/index.html and `out`/report.md."""
-    write_page(out, {"index.html": "experiment.html.j2", "report.md": "experiment.md.j2"}, _context(results))
+    write(_page(results), out)
 
 
-def _context(results: Results) -> dict[str, Any]:
-    parts = [part for kind in KINDS if (part := _by_length(results, kind))]
-    parts += [part for part in (_real(results), _short(results)) if part]
+def write_theta_report(results: Results, out: Path) -> None:
+    """Write `out`/report.md."""
+    write(_page(results), out, html=False)
+
+
+def _page(results: Results) -> Page:
+    sections = [part for kind in KINDS if (part := _by_length(results, kind))]
+    sections += [part for part in (_real(results), _short(results)) if part]
     trained = {
         name: f"{results.tokens.get(name, 0):,} tokens, {fmt.duration(results.seconds.get(name, 0))}" for name in ARMS
     }
-    return {
-        "title": f"limbeck · theta · {results.recipe}",
-        "name": "ablate theta",
-        "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "headline": Headline("Long texts under RoPE theta ", f"{_theta(results.low)} and {_theta(results.high)}", ""),
-        "tiles": [],
-        "verdicts": verdicts(results),
-        "about": (
+    return Page(
+        name="theta",
+        subject=results.recipe,
+        created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        headline=Headline("Long texts under RoPE theta ", f"{_theta(results.low)} and {_theta(results.high)}", ""),
+        said=verdicts(results),
+        about=[
             f"Students of the recipe {results.recipe}. “before”: distilled on short texts. “after”: then on long ones, "
             f"with RoPE theta {_theta(results.low)}. “swapped”: the same phase with theta {_theta(results.high)}. Each "
             "is used with every theta shown. “after” and “swapped” have the same texts, steps and tokens; “before” has "
             "not seen the long-context phase's."
-        ),
-        "parts": parts,
-        "trained": trained,
-        "commands": results.commands,
-        "machine": {k.replace("_", " "): fmt.plain(v) for k, v in results.machine.items() if v is not None},
-        "versions": results.versions,
-    }
+        ],
+        sections=sections,
+        commands=results.commands,
+        made={"Training": trained, "Machine": machine_facts(results.machine), "Versions": results.versions},
+    )
 
 
 def verdicts(results: Results) -> list[str]:
@@ -60,18 +63,11 @@ def verdicts(results: Results) -> list[str]:
     Differences are over the longer half of the lengths, where they would show, with the 95% interval of a bootstrap
     over pairs: both students at one length and depth (and seed).
     """
-    low, high = results.low, results.high
-    compared: tuple[tuple[str, Line, Line], ...] = (
-        ("the long-context phase", ("before", low), ("after", low)),
-        (f"theta {_theta(high)} at inference", ("after", low), ("after", high)),
-        ("both thetas the other way about", ("after", high), ("swapped", low)),
-    )
     said = []
     for kind in reversed(KINDS):  # the needle is the harder one
-        lengths = _lengths(results, kind)
-        longer = lengths[len(lengths) // 2 :]
-        if all(_pairs(results, kind, longer, line) for _, a, b in compared for line in (a, b)):
-            parts = [f"{words} {_change(results, kind, longer, a, b)}" for words, a, b in compared]
+        longer = _longer(results, kind)
+        if _all_scored(results, kind):
+            parts = [f"{words} {_change(results, kind, longer, a, b)}" for words, a, b in _compared(results)]
             where = f"{longer[0]:,} to {longer[-1]:,}" if len(longer) > 1 else f"{longer[0]:,}"
             said.append(f"nDCG@10 of {kind} at {where} tokens: {'; '.join(parts)}.")
     for kind in KINDS:
@@ -84,12 +80,50 @@ def verdicts(results: Results) -> list[str]:
     return said or ["Nothing to compare yet: score at least one length with both thetas"]
 
 
+def status_of(results: Results) -> Status:
+    """Do the long-context phase and the higher theta at inference help, on each kind of task, at the longer lengths?"""
+    kinds = [kind for kind in KINDS if _all_scored(results, kind)]
+    if not kinds or len({c.seed for c in results.cells}) == 1:  # one seed confirms nothing
+        return "not decidable at this scale"
+    claimed = [(kind, a, b) for kind in kinds for _, a, b in _compared(results)[:2]]
+    found = [_paired(results, kind, _longer(results, kind), a, b) for kind, a, b in claimed]
+    if any(one.high < WORTH for one in found):
+        return "not reproduced"
+    return "reproduced" if all(one.low > 0 for one in found) else "not decidable at this scale"
+
+
+def _compared(results: Results) -> tuple[tuple[str, Line, Line], ...]:
+    """What changes, from which line to which; the paper claims that the first two help."""
+    low, high = results.low, results.high
+    return (
+        ("the long-context phase", ("before", low), ("after", low)),
+        (f"theta {_theta(high)} at inference", ("after", low), ("after", high)),
+        ("both thetas the other way about", ("after", high), ("swapped", low)),
+    )
+
+
+def _longer(results: Results, kind: str) -> list[int]:
+    lengths = _lengths(results, kind)
+    return lengths[len(lengths) // 2 :]
+
+
+def _all_scored(results: Results, kind: str) -> bool:
+    lines = {line for _, a, b in _compared(results) for line in (a, b)}
+    return all(_pairs(results, kind, _longer(results, kind), line) for line in lines)
+
+
+def _paired(results: Results, kind: str, lengths: Sequence[int], a: Line, b: Line) -> Paired:
+    """Scores of the second line minus those of the first."""
+    before, after = (_pairs(results, kind, lengths, line) for line in (a, b))
+    return paired_bootstrap(after, before, common_only=True)
+
+
 def _change(results: Results, kind: str, lengths: Sequence[int], a: Line, b: Line) -> str:
     """From the score of one line to that of another: "0.50 → 0.55, +0.05 [−0.01, +0.11], may be chance"."""
-    before, after = (_pairs(results, kind, lengths, line) for line in (a, b))
-    found = paired_bootstrap(after, before, common_only=True)
+    found = _paired(results, kind, lengths, a, b)
     certain = found.low > 0 or found.high < 0
-    means = [fmt.score(sum(values.values()) / len(values)) for values in (before, after)]
+    scores = [_pairs(results, kind, lengths, line).values() for line in (a, b)]
+    means = [fmt.score(sum(values) / len(values)) for values in scores]
     interval = f"[{fmt.change(found.low)}, {fmt.change(found.high)}]"
     return f"{means[0]} → {means[1]}, {fmt.change(found.difference)} {interval}" + (
         "" if certain else ", may be chance"
@@ -113,7 +147,7 @@ def _holds(results: Results, line: Line, kind: str) -> int:
     return longest
 
 
-def _by_length(results: Results, kind: str) -> dict[str, Any] | None:
+def _by_length(results: Results, kind: str) -> Section | None:
     lines, lengths = _lines(results, kind), _lengths(results, kind)
     if not lines:
         return None
@@ -130,14 +164,14 @@ def _by_length(results: Results, kind: str) -> dict[str, Any] | None:
     rows = [[_label(line), *(_cell(results, line, kind, x) for x in lengths)] for line in lines]
     rows.append(["chance", *(fmt.score(y) for y in chance)])
     counts = ", ".join(f"{x:,}: {next(c.documents for c in cells if c.length == x)}" for x in lengths)
-    return {
-        "id": kind,
-        "title": f"{kind.capitalize()} retrieval",
-        "note": f"nDCG@10 by tokens of each document. Documents at each length: {counts}.",
-        "chart": _chart(series, kind, lengths),
-        "table": Table(head, rows),
-        "depths": _depths(results, kind, lines, lengths[-1]),
-    }
+    return Section(
+        kind,
+        f"{kind.capitalize()} retrieval",
+        f"nDCG@10 by tokens of each document. Documents at each length: {counts}.",
+        chart=_chart(series, kind, lengths),
+        table=Table(head, rows),
+        folded=_depths(results, kind, lines, lengths[-1]),
+    )
 
 
 def _chart(series: Sequence[Series], kind: str, lengths: Sequence[int]) -> Chart | None:
@@ -157,7 +191,7 @@ def _chart(series: Sequence[Series], kind: str, lengths: Sequence[int]) -> Chart
     )
 
 
-def _depths(results: Results, kind: str, lines: Sequence[Line], length: int) -> dict[str, Any] | None:
+def _depths(results: Results, kind: str, lines: Sequence[Line], length: int) -> tuple[str, Table] | None:
     """nDCG@10 by depth of what is hidden, at one length."""
     found = {line: [c for c in _cells(results, *line, kind) if c.length == length and c.by_depth] for line in lines}
     depths = sorted({d for cells in found.values() for c in cells for d in c.by_depth}, key=float)
@@ -168,10 +202,11 @@ def _depths(results: Results, kind: str, lines: Sequence[Line], length: int) -> 
         for line, cells in found.items()
         if cells
     ]
-    return {"length": f"{length:,}", "table": Table(["student, theta", *depths], rows)}
+    title = f"By depth of what is hidden, at {length:,} tokens (0 is the beginning, 1 the end)"
+    return title, Table(["student, theta", *depths], rows)
 
 
-def _real(results: Results) -> dict[str, Any] | None:
+def _real(results: Results) -> Section | None:
     cells = [c for c in results.cells if c.kind == "documents"]
     if not cells:
         return None
@@ -183,10 +218,10 @@ def _real(results: Results) -> dict[str, Any] | None:
     head = ["student, theta", *(f"{task}, {window:,}" for task, window in columns)]
     sizes = {c.task: f"{c.task} has {c.queries:,} queries and {c.documents:,} documents" for c in cells}
     note = f"nDCG@10, with documents cut at so many tokens. {'; '.join(sizes.values())}."
-    return _part("real", "Real long documents", note, Table(head, rows))
+    return Section("real", "Real long documents", note, table=Table(head, rows))
 
 
-def _short(results: Results) -> dict[str, Any] | None:
+def _short(results: Results) -> Section | None:
     rows = [
         [_label(line), _score_of(_cells(results, *line, "short"))]
         for line in _lines(results, "short")
@@ -195,11 +230,7 @@ def _short(results: Results) -> dict[str, Any] | None:
     if not rows:
         return None
     note = "nDCG@10 of the run's own held-out queries: what long texts cost the short ones."
-    return _part("short", "Short texts", note, Table(["student, theta", SHORT], rows))
-
-
-def _part(id: str, title: str, note: str, table: Table) -> dict[str, Any]:
-    return {"id": id, "title": title, "note": note, "chart": None, "table": table, "depths": None}
+    return Section("short", "Short texts", note, table=Table(["student, theta", SHORT], rows))
 
 
 # ------------------------------------------------------------------------------------------ cells

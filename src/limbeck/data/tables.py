@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
@@ -59,8 +60,19 @@ class ExampleTable(Sequence[Example]):
             raise DataError(f"{path} cannot be read ({error}): delete {path.parent} to have it made again") from None
         if not self._table.schema.equals(schema_of(kind)):
             raise DataError(f"{path} does not hold {kind} examples: delete {path.parent} to have it made again")
+        self._index()
+
+    def _index(self) -> None:
         self._batches = self._table.to_batches()
         self._starts = np.cumsum([0, *(batch.num_rows for batch in self._batches)])
+
+    def take(self, rows: npt.NDArray[np.int64]) -> ExampleTable:
+        """The examples at these rows, in this order, copied into memory."""
+        taken = copy.copy(self)
+        taken.__dict__.pop("scores", None)
+        taken._table = self._table.take(pa.array(rows))
+        taken._index()
+        return taken
 
     def __len__(self) -> int:
         """Return the number of examples."""
@@ -200,6 +212,20 @@ class Prepared:
             malformed={name: entry["malformed"] for name, entry in manifest["sources"].items()},
             fingerprint=manifest["fingerprint"],
         )
+
+    def sampled(self, share: float, *, seed: int) -> Prepared:
+        """The same with a share of each source's training rows, drawn by the seed; held-out rows all stay.
+
+        Another share or seed is another fingerprint. 0 < share ≤ 1; 1 = everything, whatever the seed.
+        """
+        if share == 1:
+            return self
+        sources = {}
+        for number, (name, split) in enumerate(self.sources.items()):
+            count = len(split.train)
+            kept = np.random.default_rng([seed, number]).permutation(count)[: max(1, round(share * count))]
+            sources[name] = Split(split.train.take(np.sort(kept)) if count else split.train, split.heldout)
+        return replace(self, sources=sources, fingerprint=fingerprint_of([self.fingerprint, f"{share} {seed}"]))
 
     def verify(self) -> None:
         """Read every table again and compare with the manifest's checksums. Raises DataError that names the file."""

@@ -1,15 +1,15 @@
-"""Line charts as SVG, laid out here and drawn by `templates/chart.svg.j2`.
+"""Charts as SVG, of lines or of dots by row, laid out here and drawn by `templates/chart.svg.j2`.
 
 Colours, fonts and dark mode come from the page's style sheet through CSS classes, so a chart has no colour of its own.
 Each chart is laid out twice, wide and narrow, and the style sheet shows the one that fits: text keeps its size on a
-phone.
+phone. A `Picture` is a chart as a file of its own, `templates/plot.svg.j2`, which takes the style sheet's part along.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Scale = Literal["linear", "log"]
@@ -27,7 +27,11 @@ SHAPES: dict[Shape, str] = {  # the `d` of an SVG path, relative to the centre; 
 KINDS: tuple[tuple[str, Shape], ...] = tuple((f"k{i}", shape) for i, shape in enumerate(SHAPES))
 """What tells things of one kind apart: a colour's class and a shape, so that no reader needs the colours."""
 
+SMALL = "m-3,0a3,3 0 1,0 6,0a3,3 0 1,0 -6,0z"  # a single value, beside the mark of a mean
+
 SIZES = {"wide": (720, 330), "narrow": (350, 270)}
+_LEAST_PLOT = 260  # pixels beside the names of rows; with fewer, each name stands above its row
+_CHARACTER = 7.0  # pixels of a character at the charts' 13, on average and with some to spare
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class Series:
     label: str
     points: Sequence[tuple[float, float]]
     css: str  # class that carries the colour: "student", "teacher", "bits", "ink", or one of KINDS
-    marker: Shape | Literal["none", "ring"] = "none"
+    marker: Shape | Literal["none", "ring", "small"] = "none"
     dashed: bool = False
     strength: float = 1.0  # opacity, to tell apart lines of one family
     hover: Sequence[str] = ()  # one text a point
@@ -46,7 +50,24 @@ class Series:
     @property
     def shape(self) -> str:
         """The marker as the `d` of an SVG path, relative to its centre; "" for none."""
-        return "" if self.marker == "none" else SHAPES["circle" if self.marker == "ring" else self.marker]
+        match self.marker:
+            case "none":
+                return ""
+            case "small":
+                return SMALL
+            case "ring":
+                return SHAPES["circle"]
+        return SHAPES[self.marker]
+
+
+@dataclass(frozen=True)
+class Dots:
+    """What was measured of one thing: every value, their mean and its interval (NaN = none is known)."""
+
+    values: Sequence[float]
+    mean: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
@@ -91,11 +112,12 @@ class Layout:
     x_ticks: list[Tick]
     y_ticks: list[Tick]
     lines: list[Line]
+    rows: Literal["beside", "above"] | None = None  # where rows have their names, which are y_ticks; None = no rows
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart at all its widths. `description` says in words what the picture shows."""
+    """A chart at all its widths. `description` says in words what the picture shows; `series` make its legend."""
 
     id: str
     title: str
@@ -173,6 +195,113 @@ def line_chart(
 
     layouts = [layout(css, *size) for css, size in sizes.items()]
     return Chart(id, title, description, x_label, y_label, drawn, layouts)
+
+
+def dot_chart(
+    rows: Sequence[str],
+    groups: Mapping[str, Sequence[Dots]],
+    *,
+    id: str,
+    title: str,
+    description: str,
+    x_label: str,
+    words: Callable[[float], str],
+    widths: Mapping[str, int] | None = None,
+) -> Chart:
+    """Lay out a chart of `rows`, each with a mean, its interval and its single values, of one group or of several.
+
+    `groups`: name in the legend → what was measured, one a row. `words`: a value as hover texts say it. `widths`: in
+    pixels of each layout, by the CSS class that shows it; None = those of `SIZES`.
+    """
+    legend = [Series(name, [], css, marker) for name, (css, marker) in zip(groups, KINDS, strict=False)]
+    found = [dots for group in groups.values() for dots in group]
+    ends = [x for dots in found for x in (*dots.values, dots.low, dots.high) if math.isfinite(x)]
+    longest = max(map(len, rows)) * _CHARACTER
+
+    def layout(css: str, width: int) -> Layout:
+        above = width - longest < _LEAST_PLOT
+        left, right, top = (12 if above else round(longest) + 12), width - 16, 6
+        heading = 22 if above else 0
+        band = heading + 18 * len(groups) + 12
+        ticks = round_ticks(min(ends), max(ends), (right - left) // 90)
+        names, lines = [], []
+
+        def x(value: float) -> float:
+            return _place(value, ticks[0], ticks[-1], left, right, "linear")
+
+        for i, row in enumerate(rows):
+            begin = top + i * band
+            names.append(Tick(begin + (14 if above else band / 2), row))
+            for j, (style, group) in enumerate(zip(legend, groups.values(), strict=False)):
+                y = begin + heading + 6 + 18 * j + 9
+                lines += _dots(style, f"{row}, {style.label}" if len(groups) > 1 else row, group[i], x, y, words)
+        bottom = top + len(rows) * band
+        return Layout(
+            id=f"{id}-{css}",
+            css=css,
+            width=width,
+            height=bottom + 30,
+            left=left,
+            right=right,
+            top=top,
+            bottom=bottom,
+            x_ticks=_thin([Tick(x(v), number(v)) for v in ticks], gap=40),
+            y_ticks=names,
+            lines=lines,
+            rows="above" if above else "beside",
+        )
+
+    sizes = widths or {css: width for css, (width, _) in SIZES.items()}
+    return Chart(id, title, description, x_label, "", legend, [layout(css, width) for css, width in sizes.items()])
+
+
+def _dots(
+    style: Series, name: str, dots: Dots, x: Callable[[float], float], y: float, words: Callable[[float], str]
+) -> list[Line]:
+    """The interval, the single values on it, and the mean on top."""
+    known = math.isfinite(dots.low)
+    interval = f"M{x(dots.low):.1f},{y:.1f}L{x(dots.high):.1f},{y:.1f}" if known else ""
+    said = f"{name}: {words(dots.mean)}" + (f" [{words(dots.low)}, {words(dots.high)}]" if known else "")
+    values = Series(name, [], style.css, "small")
+    return [
+        Line(replace(style, marker="none"), interval, [], None),
+        Line(values, "", [Mark(x(v), y, f"{name}: {words(v)}") for v in dots.values], None),
+        Line(style, "", [Mark(x(dots.mean), y, said)], None),
+    ]
+
+
+@dataclass(frozen=True)
+class Key:
+    """An entry of a legend at (x, y), in pixels."""
+
+    x: float
+    y: float
+    series: Series
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A chart as a file of its own: title, legend and its widest layout, moved to (left, top)."""
+
+    chart: Chart
+    layout: Layout
+    keys: list[Key]
+    left: int
+    top: int
+    width: int
+    height: int
+
+
+def picture(chart: Chart) -> Picture:
+    """Place title, legend, labels and chart, in pixels."""
+    layout = max(chart.layouts, key=lambda c: c.width)
+    margin, below_title, line = 20, 56, 22
+    named = chart.series if len(chart.series) > 1 else []
+    column = 58 + max((len(s.label) for s in named), default=0) * _CHARACTER
+    columns = max(1, int(layout.width / column))
+    keys = [Key(margin + i % columns * column, below_title + i // columns * line, s) for i, s in enumerate(named)]
+    top = below_title + -(-len(named) // columns) * line + (14 if chart.y_label else -8)
+    return Picture(chart, layout, keys, margin, top, layout.width + 2 * margin, top + layout.height + 34)
 
 
 def round_ticks(low: float, high: float, count: int) -> list[float]:

@@ -272,7 +272,7 @@ class Encoder:
     @cached_property
     def projection(self) -> Projection:
         """The map into the teacher's space. Raises ModelError when the bundle was saved without it."""
-        if self.model.projection is not None:
+        if isinstance(self.model.projection, Projection):
             return self.model.projection
         path = (self.folder or Path()) / PROJECTION
         if not path.exists():

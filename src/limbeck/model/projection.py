@@ -37,8 +37,12 @@ class Projection(nn.Module):
         with torch.autocast(vectors.device.type, enabled=False):
             return head(vectors.float())
 
+    def meet(self, vectors: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+        """What distillation compares: projected vectors [N, D], and the teacher's as they are."""
+        return self(vectors), teacher
+
     @torch.no_grad()
-    def rotate(self, student: Tensor, teacher: Tensor) -> None:
+    def rotate(self, student: Tensor, teacher: Tensor, *, teachers: Sequence[int] | None = None) -> None:
         """Set every head to the rotation that brings a sample closest to the teacher (orthogonal Procrustes), b = 0.
 
         A rotation keeps all angles, so what training then teaches the projected vector it teaches the student's own
@@ -48,14 +52,24 @@ class Projection(nn.Module):
         Args:
             student: [N, d_max], any norm. N of a few times d_max is enough.
             teacher: [N, D], any norm.
+            teachers: dims of each teacher, where D is those of several side by side: each has a rotation of its own.
         """
-        targets = F.normalize(teacher.double(), dim=-1)
+        blocks = teacher.double().split(list(teachers or [self.teacher_dim]), dim=-1)
+        targets = [F.normalize(block, dim=-1) for block in blocks]
         for d in self.dims:
             inputs = F.normalize(student[:, :d].double(), dim=-1)
-            left, _, right = torch.linalg.svd(targets.T @ inputs, full_matrices=False)  # [D, k], [k, d], k = min(D, d)
+            # T' z = U S V', with k = min(D, d): [D, k], [k], [k, d]; the rotation is U V'
+            found = [torch.linalg.svd(target.T @ inputs, full_matrices=False) for target in targets]
             head = self.heads[str(d)]
-            head.weight.copy_(left @ right)  # type: ignore[union-attr]
+            head.weight.copy_(torch.cat([left @ right for left, _, right in found]))  # type: ignore[union-attr]
             head.bias.zero_()  # type: ignore[union-attr]
+
+    @torch.no_grad()
+    def first(self, teacher_dim: int) -> Projection:
+        """A copy into the space of the first teacher alone, of `teacher_dim` dims."""
+        cut = Projection(self.dims, teacher_dim)
+        cut.load_state_dict({name: tensor[:teacher_dim] for name, tensor in self.state_dict().items()})
+        return cut
 
     def save(self, path: Path) -> None:
         """Write the heads as safetensors."""

@@ -15,12 +15,13 @@ from torch._subclasses.fake_tensor import FakeTensor
 from limbeck.model.last_layer import pool_in_last_layer, understands
 from limbeck.model.pooling import POOLINGS, RANGE_POOLINGS, last_position
 from limbeck.model.projection import Projection
+from limbeck.model.reduction import Meeting
 
 
 class StudentModel(nn.Module):
     """Token ids → one vector a text, in fp32 and of any norm."""
 
-    def __init__(self, backbone: nn.Module, *, pooling: str, projection: Projection | None = None) -> None:
+    def __init__(self, backbone: nn.Module, *, pooling: str, projection: Projection | Meeting | None = None) -> None:
         """Args: backbone: a transformers model; pooling: a name of POOLINGS; projection: trained along, if any."""
         super().__init__()
         self.backbone, self.projection = backbone, projection

@@ -101,7 +101,8 @@ def make_plan(recipe: Recipe, *, probe: bool = True, read_seconds: float = 10.0)
         length=length,
         longest=longest,
     )
-    projection = sum(d + 1 for d in recipe.student.dims) * recipe.teacher.dim  # a head for each prefix
+    teachers = recipe.teacher.dim + sum(t.dim for t in recipe.further_teachers)
+    projection = sum(d + 1 for d in recipe.student.dims) * teachers  # a head for each prefix
     models = Models(student_config, student, teacher, projection)
     rates = _rates(recipe, models, teacher_config, how) if probe else {}
     made = stages(recipe, models, data, rates, how)
@@ -182,6 +183,10 @@ def _assumptions(recipe: Recipe, teacher: Shape | None, data: list[Texts], lengt
         )
     if teacher is None and not recipe.teacher.parameters:
         said.append("the teacher's size is not known: set teacher.parameters to have its compute counted")
+    if recipe.further_teachers:
+        said.append(f"what {len(recipe.further_teachers)} further teachers read and store is not counted")
+    if recipe.train_share < 1:
+        said.append(f"texts are counted whole, and a run trains on {recipe.train_share:.0%} of them (train_share)")
     if recipe.adapters.by_task():
         said.append(
             "an adapter's tokens are estimated: texts of its sources' mean length, without padding, so activations too"

@@ -78,6 +78,13 @@ def weights(folder: Path, step: int, *, key: str) -> dict[str, Tensor]:
     return tensors
 
 
+def tokens(folder: Path, step: int) -> int:
+    """Real tokens that were trained on up to a step. Raises TrainingError as `load`."""
+    found = folder / f"step-{step:08d}"
+    with _readable(found):
+        return int(read_json(found / "state.json")["tokens"])
+
+
 def latest(folder: Path) -> Path | None:
     """The newest checkpoint in `folder`, or None."""
     found = _all(folder)

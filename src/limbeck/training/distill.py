@@ -5,7 +5,8 @@ Wires the prepared texts, the teacher's stored vectors, the student and the obje
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +27,7 @@ from limbeck.model import runtime
 from limbeck.model.backbone import Backbone
 from limbeck.model.prefixes import prefix
 from limbeck.model.projection import Projection
+from limbeck.model.reduction import Meeting, Reduction
 from limbeck.model.student import StudentModel, compile_backbone
 from limbeck.model.tokenizer import Tokenizer, pad
 from limbeck.objectives.distillation import cosine_distillation
@@ -44,7 +46,7 @@ class TaughtSource:
     name: str
     weight: float
     tokens: TokenTable  # texts of the first role, then of the second
-    teacher_rows: np.ndarray  # [N] int64
+    teacher_rows: np.ndarray  # [N] int64, or [N, K] of K teachers
     roles: int  # 1 (texts) or 2 (pairs)
 
     @property
@@ -125,13 +127,32 @@ class DistillBatches:
         self.restore(position)
 
 
-def distill_loss(dims: list[int], weights: list[float] | None) -> Callable[[nn.Module, TextBatch], dict[str, Tensor]]:
-    """1 − cos between projected student and teacher over every prefix of the student's vector (2602.15547, stage 1)."""
+def distill_loss(
+    dims: list[int],
+    weights: list[float] | None,
+    *,
+    teachers: Sequence[int] | None = None,
+    teacher_weights: list[float] | None = None,
+) -> Callable[[nn.Module, TextBatch], dict[str, Tensor]]:
+    """1 − cos between projected student and teacher over every prefix of the student's vector (2602.15547, stage 1).
+
+    Args:
+        dims: the prefixes.
+        weights: of the prefixes; None = equal.
+        teachers: dims of each teacher, where there are several side by side; each has a term of its own.
+        teacher_weights: of their terms; None = equal.
+    """
+
+    def compared(projected: Tensor, taught: Tensor) -> Tensor:
+        if teachers is None or len(teachers) == 1:
+            return cosine_distillation(projected, taught)
+        blocks = zip(projected.split(list(teachers), -1), taught.split(list(teachers), -1), strict=True)
+        return weighted({i: cosine_distillation(*block) for i, block in enumerate(blocks)}, teacher_weights)
 
     def loss(model: Any, batch: TextBatch) -> dict[str, Tensor]:
         vectors = model(batch.ids, batch.mask)
-        project = getattr(model, "module", model).projection
-        terms = matryoshka(lambda z: cosine_distillation(project(z), batch.teacher), vectors, dims)
+        meet = getattr(model, "module", model).projection.meet
+        terms = matryoshka(lambda z: compared(*meet(z, batch.teacher)), vectors, dims)
         return {"loss": weighted(terms, weights)} | {f"loss/dim{d}": term for d, term in terms.items()}
 
     return loss
@@ -150,10 +171,10 @@ def distill(
     """Train, or go on training. Returns the student with its projection, and the real tokens trained on.
 
     Args:
-        recipe: the run.
+        recipe: the run; distill.objective is embedding.
         backbone: from `limbeck.model.backbone.build`; trained in place.
         sources: see TaughtSource.
-        gather: store rows [B] → teacher vectors [B, D].
+        gather: store rows [B], or [B, K] of K teachers → their vectors [B, D], side by side.
         folder: checkpoints and metrics go here.
         key: digest of all that the weights depend on, so that a changed run never resumes.
         console: where the progress bar goes; None = nowhere.
@@ -162,13 +183,18 @@ def distill(
     """
     settings = recipe.distill
     run = Run.of(settings, folder=folder, key=key, seed=recipe.seed, title="stage 1: distil")
-    model = StudentModel(
-        backbone.model,
-        pooling=recipe.student.pooling,
-        projection=_drawn(recipe.student.dims, recipe.teacher.dim, recipe.seed),
-    )
-    fit = settings.projection_init == "rotation"
-    return model, train_student(recipe, settings, model, backbone, sources, gather, run, fit=fit, console=console)
+    with seeded(recipe.seed):
+        meeting = _meeting(recipe)
+    model = StudentModel(backbone.model, pooling=recipe.student.pooling, projection=meeting)
+    tokens = train_student(recipe, settings, model, backbone, sources, gather, run, fit=_start, console=console)
+    if isinstance(meeting, Meeting):  # what a bundle keeps leads into the teacher's space
+        with seeded(recipe.seed):
+            model.projection = Projection(recipe.student.dims, recipe.teacher.dim)
+        sample = sample_of(recipe, settings, model, backbone, sources, gather)
+        model.projection.rotate(*sample)
+        if meeting.up is not None:
+            model.projection.load_state_dict(meeting.up.state_dict(), strict=False)
+    return model, tokens
 
 
 def train_student(
@@ -180,17 +206,38 @@ def train_student(
     gather: Callable[[np.ndarray], np.ndarray],
     run: Run,
     *,
-    fit: bool = False,
+    fit: Fit | None = None,
     console: Console | None = None,
 ) -> int:
     """A phase of stage 1. Returns the real tokens trained on.
 
-    `model` holds the backbone and the projection, which are trained in place; `fit` turns the projection before the
-    first step so that it fits a sample of texts. The rest is as in `distill`. Raises TrainingError.
+    `model` holds the backbone and the projection, which are trained in place; `fit` is told a sample of texts before
+    the first step, see Fit. The rest is as in `distill`. Raises TrainingError.
     """
+    accelerator = ready(recipe, settings, backbone)
+    model.to(accelerator.device)
+    batches = _batches(recipe, settings, backbone, sources, gather, accelerator)
+    compile_if_long(settings, model, accelerator)
+    if fit is not None and not checkpoint.latest(run.folder / "checkpoints"):
+        fit(recipe, model, *_sample(model, batches, accelerator))
+    loss = distill_loss(
+        recipe.student.dims,
+        settings.matryoshka_weights,
+        teachers=teacher_dims(recipe),
+        teacher_weights=recipe.distill.teacher_weights,
+    )
+    return train(model, loss, batches, run, accelerator, console=console)
+
+
+def teacher_dims(recipe: Recipe) -> list[int]:
+    """Dims of each teacher that stage 1 learns from, in the order in which their vectors stand side by side."""
+    return [recipe.teacher.dim, *(teacher.dim for teacher in recipe.further_teachers)]
+
+
+def ready(recipe: Recipe, settings: Stage1, backbone: Backbone) -> Accelerator:
+    """Set a backbone up for a phase of stage 1; returns the Accelerator to train it with."""
     device = runtime.device_of()
     precision = runtime.precision_of(settings.precision, device)
-    accelerator = accelerator_of(precision, device)
     max_tokens = settings.max_tokens or recipe.student.max_tokens
     backbone.model.set_attn_implementation(  # type: ignore[operator]
         runtime.attention_of(settings.attention, device, max_tokens, precision)
@@ -199,18 +246,15 @@ def train_student(
         runtime.checkpoint_activations(backbone.model)
     if not settings.train_token_embeddings:
         backbone.model.get_input_embeddings().requires_grad_(False)  # type: ignore[operator]
-    model.to(accelerator.device)
-    batches = DistillBatches(
-        sources, gather, settings, pad_id=backbone.tokenizer.pad_id, seed=recipe.seed, accelerator=accelerator
-    )
-    if compiles(settings.compile, settings.steps * settings.tokens_per_step, device):
-        model.train()  # as the loop runs it: the kernels of an evaluated model are others
+    return accelerator_of(precision, device)
+
+
+def compile_if_long(settings: Stage1, student: StudentModel, accelerator: Accelerator) -> None:
+    """Compile the student where the recipe asks for it, or the run is long enough to repay it."""
+    if compiles(settings.compile, settings.steps * settings.tokens_per_step, accelerator.device):
+        student.train()  # as the loop runs it: the kernels of an evaluated model are others
         with accelerator.autocast():
-            compile_backbone(model, accelerator.device)
-    if fit and not checkpoint.latest(run.folder / "checkpoints"):
-        _fit(model, batches, accelerator)
-    loss = distill_loss(recipe.student.dims, settings.matryoshka_weights)
-    return train(model, loss, batches, run, accelerator, console=console)
+            compile_backbone(student, accelerator.device)
 
 
 def accelerator_of(precision: Literal["fp32", "bf16"], device: torch.device) -> Accelerator:
@@ -226,22 +270,78 @@ def compiles(asked: str, tokens: float, device: torch.device) -> bool:
     return device.type in ("cpu", "cuda") and tokens > 20_000_000
 
 
-def _drawn(dims: list[int], teacher_dim: int, seed: int) -> Projection:
+Fit = Callable[[Recipe, StudentModel, Tensor, Tensor], None]
+"""(the run, student, its vectors [N, H] of a sample, the teacher's [N, D]) → nothing; sets the projection."""
+
+
+def sample_of(
+    recipe: Recipe,
+    settings: Stage1,
+    model: StudentModel,
+    backbone: Backbone,
+    sources: list[TaughtSource],
+    gather: Callable[[np.ndarray], np.ndarray],
+) -> tuple[Tensor, Tensor]:
+    """The student's vectors [N, H] and the teacher's [N, D] of the first texts that training sees, on the CPU."""
+    accelerator = ready(recipe, settings, backbone)
+    batches = _batches(recipe, settings, backbone, sources, gather, accelerator)
+    return _sample(model.to(accelerator.device), batches, accelerator)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw from torch's generator as seeded, and leave it afterwards as it was."""
     state = torch.random.get_rng_state()
     torch.manual_seed(seed)
-    projection = Projection(dims, teacher_dim)
+    yield
     torch.random.set_rng_state(state)
-    return projection
+
+
+def _meeting(recipe: Recipe) -> Projection | Meeting:
+    settings, dims = recipe.distill, recipe.student.dims
+    below = settings.pca_below or 0
+    up = [d for d in dims if settings.projection == "student-up" and d >= below]
+    down = [d for d in dims if d not in up]
+    projection = Projection(up, sum(teacher_dims(recipe))) if up else None
+    if not down:
+        assert projection is not None
+        return projection
+    return Meeting(projection, Reduction(down, recipe.teacher.dim, trained=settings.projection == "teacher-down"))
+
+
+def _start(recipe: Recipe, model: StudentModel, vectors: Tensor, taught: Tensor) -> None:
+    settings, meeting = recipe.distill, model.projection
+    fits = settings.projection_init == "rotation"
+    up = meeting.up if isinstance(meeting, Meeting) else meeting
+    if fits and isinstance(up, Projection):
+        up.rotate(vectors, taught, teachers=teacher_dims(recipe))
+    if not isinstance(meeting, Meeting):
+        return
+    if settings.projection == "none":
+        meeting.down.to_cut()
+    elif fits or not meeting.down.trained:
+        meeting.down.to_components(taught, vectors if fits else None)
+
+
+def _batches(
+    recipe: Recipe,
+    settings: Stage1,
+    backbone: Backbone,
+    sources: list[TaughtSource],
+    gather: Callable[[np.ndarray], np.ndarray],
+    accelerator: Accelerator,
+) -> DistillBatches:
+    return DistillBatches(
+        sources, gather, settings, pad_id=backbone.tokenizer.pad_id, seed=recipe.seed, accelerator=accelerator
+    )
 
 
 @torch.no_grad()
-def _fit(model: StudentModel, batches: DistillBatches, accelerator: Accelerator) -> None:
+def _sample(model: StudentModel, batches: DistillBatches, accelerator: Accelerator) -> tuple[Tensor, Tensor]:
     model.eval()  # no dropout in the sample; the loop sets it training
     vectors, targets = [], []
     with accelerator.autocast():
         for micro in batches.sample(_FIT_TEXTS):
             vectors.append(model(micro.ids, micro.mask).cpu())
             targets.append(micro.teacher.cpu())
-    assert model.projection is not None
-    model.projection.cpu().rotate(torch.cat(vectors), torch.cat(targets))
-    model.projection.to(accelerator.device)
+    return torch.cat(vectors), torch.cat(targets)

@@ -41,14 +41,16 @@ from limbeck.model.projection import Projection
 from limbeck.model.router import Router
 from limbeck.model.student import StudentModel
 from limbeck.model.tokenizer import Tokenizer
-from limbeck.teacher.backends import TeacherModel, load_teacher, teacher_files
+from limbeck.teacher.backends import TeacherModel, teacher_files
 from limbeck.teacher.store import TeacherStore
+from limbeck.teacher.taught import Taught
 from limbeck.training.adapt import Adapted, adapt
 from limbeck.training.distill import ROLE_PREFIX, TaughtSource, distill, tokenise
 from limbeck.training.extend import extend
 from limbeck.training.measure import evaluate, report, vectors_of
+from limbeck.training.signals import learn_scores
 from limbeck.training.stages import WITHOUT_SPREAD, Stage, adapters_of, digest, source_state, stages_of
-from limbeck.training.task_sources import parts_of, task_source
+from limbeck.training.task_sources import parts_of, task_source, text_ids
 
 # settings that no weight depends on
 _SILENT = {"checkpoint_every", "keep_checkpoints", "log_every", "also_without_spread"}
@@ -127,9 +129,9 @@ class Pipeline:
             instructions = [recipe.teacher.query_instruction, recipe.teacher.document_instruction]
             adapters = {t: [b.teacher_instruction, *(s.name for s in b.sources)] for t, b in self.blocks.items()}
             asked = [instructions, recipe.distill_sources, recipe.extend_sources, adapters]
-            return digest("teach", self.prepared.fingerprint, self.teacher.fingerprint, asked)
+            return digest("teach", self.prepared.fingerprint, self.teacher.fingerprint, asked, *self._further)
         if name == "distill":
-            # the teacher is in the key of its vectors; where they are stored and how they were fetched changes nothing
+            # teachers are in the key of their vectors; where these are stored and how they were fetched changes nothing
             left_out = {"distill": _SILENT, "student": {"rope": _INFERENCE}}
             body = recipe.model_dump(mode="json", include={"student", "distill", "seed"}, exclude=left_out)
             return digest("distill", self._taught_key, recipe.teacher.dim, body)
@@ -160,7 +162,13 @@ class Pipeline:
         """Of the texts and their vectors, whichever of them a stage reads: adapters do not change stage 1."""
         settings = self.recipe.teacher
         instructions = [settings.query_instruction, settings.document_instruction]
-        return digest("taught", self.prepared.fingerprint, self.teacher.fingerprint, instructions)
+        return digest("taught", self.prepared.fingerprint, self.teacher.fingerprint, instructions, *self._further)
+
+    @property
+    def _further(self) -> list[Any]:
+        """What the vectors of further teachers depend on besides the texts."""
+        asked = ("query_instruction", "document_instruction", "dim")
+        return [[t.model.fingerprint, *(getattr(t.settings, name) for name in asked)] for t in self.teachers[1:]]
 
     # ------------------------------------------------------------------------------------- shared parts
 
@@ -172,18 +180,25 @@ class Pipeline:
     @cached_property
     def prepared(self) -> Prepared:
         """The prepared data."""
-        return Prepared.open(self.out / "data")
+        return self._sampled(Prepared.open(self.out / "data"))
 
-    @cached_property
+    def _sampled(self, prepared: Prepared) -> Prepared:
+        return prepared.sampled(self.recipe.train_share, seed=self.recipe.seed)
+
+    @property
     def teacher(self) -> TeacherModel:
         """The teacher; its weights are read only when a text is new to the store."""
-        return load_teacher(self.recipe.teacher)
+        return self.teachers[0].model
 
-    @cached_property
+    @property
     def store(self) -> TeacherStore:
         """The teacher's vectors."""
-        settings = self.recipe.teacher
-        return TeacherStore.open(Path(settings.store), fingerprint=self.teacher.fingerprint, dim=settings.dim)
+        return self.teachers[0].store
+
+    @cached_property
+    def teachers(self) -> list[Taught]:
+        """The teacher, and the further ones of stage 1."""
+        return [Taught(settings) for settings in (self.recipe.teacher, *self.recipe.further_teachers)]
 
     def instruction(self, role: str, task: Task = "retrieval") -> str:
         """What the teacher is told about a text of a role in a task."""
@@ -196,20 +211,25 @@ class Pipeline:
 
     def teach_texts(self, texts: Sequence[str], instruction: str, advance: Any = None) -> np.ndarray:
         """Rows of texts in the teacher's store."""
-        return self.store.teach(texts, instruction, self.teacher.encode, progress=advance)
+        return self.teachers[0].rows(texts, instruction, advance)
 
     def _taught(self, table: ExampleTable) -> np.ndarray:
-        """Store rows of all texts of a table as stage 1 reads them, first role first."""
-        return np.concatenate(
+        """Store rows [N, K] of all texts of a table as stage 1 reads them, first role first, by each of K teachers."""
+        return np.stack(
             [
-                self.teach_texts(table.teacher_texts(role), self._stage_1_instruction(ROLE_PREFIX[role]))
-                for role in table.roles
-            ]
+                np.concatenate(
+                    [taught.rows(table.teacher_texts(r), taught.instruction(ROLE_PREFIX[r])) for r in table.roles]
+                )
+                for taught in self.teachers
+            ],
+            axis=1,
         )
 
-    def _stage_1_instruction(self, role: str) -> str:
-        settings = self.recipe.teacher
-        return settings.query_instruction if role == "query" else settings.document_instruction
+    def gather_all(self, rows: np.ndarray) -> np.ndarray:
+        """Vectors [B, D] of store rows [B, K] of the K teachers of stage 1, side by side."""
+        return np.concatenate(
+            [taught.store.gather(own) for taught, own in zip(self.teachers, rows.T, strict=True)], axis=1
+        )
 
     def _distilled(self) -> dict[str, Split]:
         """The sources of stage 1, its first phase."""
@@ -219,20 +239,22 @@ class Pipeline:
         """The sources of its long-context phase, short ones included."""
         return {name: self.prepared.sources[name] for name in self.recipe.extend_sources}
 
-    def _to_teach(self) -> Iterator[tuple[list[str], str]]:
-        """Every text that a later stage reads the teacher's vector of, and its instruction."""
-        for split in (self._distilled() | self._extended()).values():
-            for role in split.train.roles:
-                yield split.train.teacher_texts(role), self._stage_1_instruction(ROLE_PREFIX[role])
+    def _to_teach(self) -> Iterator[tuple[Taught, list[str], str]]:
+        """Every text that a later stage reads a teacher's vector of: the teacher, texts, instruction."""
+        for taught in self.teachers:
+            for split in (self._distilled() | self._extended()).values():
+                for role in split.train.roles:
+                    yield taught, split.train.teacher_texts(role), taught.instruction(ROLE_PREFIX[role])
+        first = self.teachers[0]
         for split in self.prepared.sources.values():
             for role in split.heldout.roles:
                 task: Task = "text-matching" if split.heldout.kind == "scored_pair" else "retrieval"
-                yield split.heldout.teacher_texts(role), self.instruction(ROLE_PREFIX[role], task)
+                yield first, split.heldout.teacher_texts(role), self.instruction(ROLE_PREFIX[role], task)
         for task, block in self.blocks.items():
             for source in block.sources:
                 for part in parts_of(self.recipe, task, block, self.prepared.sources[source.name].train):
                     if part.taught:
-                        yield part.teacher_texts, part.instruction
+                        yield first, part.teacher_texts, part.instruction
 
     @property
     def last(self) -> str:
@@ -266,7 +288,7 @@ class Pipeline:
                 self.out / "data",
                 progress=lambda name, rows: status.update(f"reading {name}: {rows:,} rows"),
             )
-        self.__dict__["prepared"] = prepared
+        self.__dict__["prepared"] = self._sampled(prepared)
         totals = {k: sum(c[k] for c in prepared.counts.values()) for k in ("read", "train", "heldout")}
         return {"fingerprint": prepared.fingerprint, **totals}
 
@@ -274,13 +296,16 @@ class Pipeline:
         heldout.heldout_sets(self.prepared, self.recipe.evaluate.queries)  # an error now, not after hours of training
         heldout_tasks(self.prepared, self.recipe.evaluate, part="test")
         parts = list(self._to_teach())
-        total = sum(len(texts) for texts, _ in parts)
-        before = len(self.store)
+        total = sum(len(texts) for _, texts, _ in parts)
+        before = sum(len(taught.store) for taught in self.teachers)
         with self._bar("teach", total) as advance:
-            for texts, instruction in parts:
-                self.teach_texts(texts, instruction, advance)
-        facts: dict[str, Any] = {"texts": total, "new": len(self.store) - before, "dim": self.recipe.teacher.dim}
-        return facts | {"truncated": self.teacher.truncated, "chunked": self.teacher.chunked}
+            for taught, texts, instruction in parts:
+                taught.rows(texts, instruction, advance)
+        new = sum(len(taught.store) for taught in self.teachers) - before
+        facts: dict[str, Any] = {"texts": total, "new": new, "dim": self.recipe.teacher.dim}
+        cut = [taught.model.truncated for taught in self.teachers]
+        truncated = sum(c for c in cut if c is not None) if cut != [None] else None
+        return facts | {"truncated": truncated, "chunked": sum(taught.model.chunked for taught in self.teachers)}
 
     def _distill(self) -> dict[str, Any]:
         recipe, key = self.recipe, self._key("distill")
@@ -288,9 +313,12 @@ class Pipeline:
         limit = recipe.distill.max_tokens or recipe.student.max_tokens
         limits = dict.fromkeys(self._distilled(), limit)
         sources = self._sources("distill", built.tokenizer, limits)
-        model, tokens = distill(
-            recipe, built, sources, self.store.gather, self.out / "distill", key=key, console=self.live
-        )
+        about: dict[str, Any] = {"key": key, "console": self.live}
+        if recipe.distill.objective == "embedding":
+            model, tokens = distill(recipe, built, sources, self.gather_all, self.out / "distill", **about)
+        else:
+            ids = [text_ids(self.prepared.sources[s.name].train) for s in sources]
+            model, tokens = learn_scores(recipe, built, sources, ids, self.gather_all, self.out / "distill", **about)
         return self._trained("distill", model, built, sources, tokens)
 
     def _extend(self) -> dict[str, Any]:
@@ -305,9 +333,9 @@ class Pipeline:
         model, tokens = extend(
             recipe,
             base,
-            Projection.load(folder / PROJECTION),
+            Projection.load(self.out / "distill" / PROJECTION if recipe.further_teachers else folder / PROJECTION),
             sources,
-            self.store.gather,
+            self.gather_all,
             self.out / "extend",
             key=self._key("extend"),
             console=self.live,
@@ -335,12 +363,18 @@ class Pipeline:
         theta, scaling = self.trained_with(stage)
         trained = {"train_theta": theta, "train_scaling": scaling}
         spec = self.spec().model_copy(update=trained | {"inference_theta": None, "inference_scaling": None})
+        projection = model.projection
+        assert isinstance(projection, Projection)
+        if self.recipe.further_teachers:  # a later phase goes on with all; a bundle leads to the first
+            with atomic_write(self.out / stage / PROJECTION) as temporary:
+                projection.save(temporary)
+            projection = projection.first(self.recipe.teacher.dim)
         save_bundle(
             self.out / stage / "student",
             backbone=model.backbone,
             tokenizer=base.tokenizer,
             spec=spec,
-            projection=model.projection,
+            projection=projection,
         )
         settings = self.recipe.distill if stage == "distill" else self.recipe.extend
         return {

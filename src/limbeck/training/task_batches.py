@@ -30,7 +30,7 @@ class TaskSource:
 
     name: str
     weight: float
-    batch_size: int
+    batch_size: int | None  # rows of a step; None = as many as fill its budget of tokens
     tokens: TokenTable  # [N] every text that a row can name
     text_ids: np.ndarray  # [N] int64, equal for equal texts
     first: np.ndarray  # [R] int64: queries, anchors, or texts on their own
@@ -83,6 +83,7 @@ class TaskBatches:
         pad_id: int,
         seed: int,
         accelerator: Accelerator,
+        tokens_per_step: int = 1,
     ) -> None:
         """Take sources, and how steps are made of them.
 
@@ -96,6 +97,7 @@ class TaskBatches:
             pad_id: of the tokenizer.
             seed: of every draw.
             accelerator: device and processes.
+            tokens_per_step: real tokens of a step of a source without batch_size.
 
         Raises TrainingError: a source of one row, of which nothing can be told apart from anything.
         """
@@ -105,7 +107,7 @@ class TaskBatches:
         self._sources, self._gather, self._negatives, self._margin = sources, gather, negatives, false_negative_margin
         self._budget, self._memory, self._pad, self._seed = tokens_per_micro_batch, tokens_in_memory, pad_id, seed
         self._accelerator = accelerator
-        self._plan = StepPlan([s.rows for s in sources], tokens_per_step=1, seed=seed)
+        self._plan = StepPlan([s.rows for s in sources], tokens_per_step=tokens_per_step, seed=seed)
         self.state, self.restore = self._plan.state, self._plan.restore
 
     def next(self) -> Batch[Step]:

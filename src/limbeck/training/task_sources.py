@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,7 +107,7 @@ def task_source(
         limit = settings.max_tokens or recipe.student.max_tokens
         TokenTable.write(stem, [(p.texts, p.prefix) for p in parts], tokenizer, max_tokens=limit)
     tokens = TokenTable.open(stem)
-    ids = np.array([stable_hash(t) for p in parts for t in p.texts], np.uint64).view(np.int64)
+    ids = _ids(t for p in parts for t in p.texts)
     rows = [teach(p.teacher_texts, p.instruction) for p in parts] if all(p.taught for p in parts) else None
     taught = None if rows is None else np.concatenate(rows)
     size, weight = asked.batch_size or settings.batch_size, asked.weight * table.weight
@@ -155,6 +155,15 @@ def task_source(
         return source(np.arange(len(tokens), dtype=np.int64)), counts
     scores = table.scores if table.kind == "scored_pair" else None
     return source(each, each + count, scores=scores), counts
+
+
+def text_ids(table: ExampleTable) -> np.ndarray:
+    """A number for each text of a table, first role first, that equal texts share: int64 [N]."""
+    return _ids(t for role in table.roles for t in table.texts(role))
+
+
+def _ids(texts: Iterable[str]) -> np.ndarray:
+    return np.array([stable_hash(t) for t in texts], np.uint64).view(np.int64)
 
 
 def _rows_of_each(groups: np.ndarray) -> list[np.ndarray]:
