@@ -51,6 +51,15 @@ def test_a_question_that_the_paper_leaves_open_is_answered_and_not_reproduced() 
     assert verdict(found, "answered", answers).startswith("Is a better than b? (“a” against “b” +0.100")
 
 
+def test_a_question_beside_the_claim_is_answered_and_decides_nothing() -> None:
+    claim = replace(CLAIM, contrasts=(Contrast("a", "b"), Contrast("b", "a", claimed=False)))
+    answers = answers_of(claim.contrasts, {"a": arm("a", [0.60, 0.61, 0.62]), "b": arm("b", [0.50, 0.51, 0.52])})
+    assert [found.holds for found in answers] == ["yes", "no"]
+    status = status_of(claim, answers)
+    assert status == "reproduced"
+    assert "“b” against “a”" not in verdict(claim, status, answers)
+
+
 def test_queries_are_compared_one_by_one_where_both_arms_have_them() -> None:
     better = [0.1, 0.5, 0.9, 0.4]
     a = arm("a", [0.575, 0.575], by_query={HELD_OUT: [v + 0.1 for v in better]})

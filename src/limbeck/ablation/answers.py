@@ -32,6 +32,7 @@ def status_of(experiment: Experiment, answers: Sequence[Answer]) -> Status:
 
     All must hold, each by its own interval, so the chance of a false "reproduced" is no larger than that of one alone.
     """
+    answers = [a for a in answers if a.claimed]
     if experiment.open_question and not all(math.isnan(a.low) for a in answers):
         return "answered"
     if any(a.holds == "no" for a in answers):
@@ -40,8 +41,8 @@ def status_of(experiment: Experiment, answers: Sequence[Answer]) -> Status:
 
 
 def verdict(experiment: Experiment, status: Status, answers: Sequence[Answer]) -> str:
-    """One sentence: what became of the claim, and each contrast with its interval."""
-    said = "; ".join(_words(a) for a in answers)
+    """One sentence: what became of the claim, and each of its contrasts with its interval."""
+    said = "; ".join(_words(a) for a in answers if a.claimed)
     opening = experiment.question if status == "answered" else f"{experiment.claim}: {status}"
     return f"{opening} ({said})."
 
@@ -81,6 +82,7 @@ def _answer(contrast: Contrast, found: Estimate, p_holm: float) -> Answer:
         against_metric=contrast.against_metric or contrast.metric,
         kind=contrast.kind,
         least=contrast.least,
+        claimed=contrast.claimed,
         estimate=found.mean,
         low=found.low,
         high=found.high,

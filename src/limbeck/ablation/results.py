@@ -71,6 +71,7 @@ class Answer(Part):
     against_metric: str
     kind: Literal["difference", "reduction"]
     least: float
+    claimed: bool = True  # False = a question of ours, beside the claim
     estimate: Number
     low: Number
     high: Number

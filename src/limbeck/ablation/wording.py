@@ -33,8 +33,8 @@ def best(score: str, values: Sequence[Sequence[float]]) -> set[int]:
 
 
 def arms(a: Answer) -> str:
-    """What is held against what: "“both stages” against “distillation only”"."""
-    return f"“{a.arm}” against “{a.against}”"
+    """What is held against what: "“both stages” against “distillation only”"; a question of ours says so."""
+    return f"“{a.arm}” against “{a.against}”" + ("" if a.claimed else " (beside the claim)")
 
 
 def metric(a: Answer) -> str:
@@ -66,8 +66,9 @@ def p_value(p: float) -> str:
 
 def reasons(results: Results) -> list[str]:
     """Why the status is what it is, one sentence a contrast that is not met, and what limits the experiment."""
-    unmet = [_reason(a) for a in results.answers if a.holds != "yes"]
-    met = f"All {len(results.answers)} contrasts hold" if len(results.answers) > 1 else "The contrast holds"
+    claimed = [a for a in results.answers if a.claimed]
+    unmet = [_reason(a) for a in claimed if a.holds != "yes"]
+    met = f"All {len(claimed)} contrasts hold" if len(claimed) > 1 else "The contrast holds"
     said = unmet or [f"{met}: the whole interval lies above what is needed."]
     return [*said, f"A limit of this experiment: {results.caveat}."] if results.caveat else said
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -116,16 +117,22 @@ def source_state(source: Source) -> Any:
     if isinstance(source, PythonDocsSource):
         if source.paths:
             return [_state_of(f) for p in source.paths for f in sorted(Path(p).rglob("*.py"))]
-        import platform
-
-        installed = sorted(f"{d.metadata['Name']}=={d.version}" for d in metadata.distributions())
-        return [platform.python_version(), *installed]
+        return _installed()
     if isinstance(source, DebianPackagesSource):
         folder = Path(source.fetch_into) if source.fetch_into else Path("/var/lib/apt/lists")
         return [_state_of(f) for f in sorted(folder.rglob("*")) if f.is_file()]
     if isinstance(source, HubSource) and Path(source.dataset).is_dir():
         return [_state_of(f) for f in sorted(Path(source.dataset).rglob("*")) if f.is_file()]
     return None  # a hub dataset is named by its revision, and a derived source depends on its own source's state
+
+
+@cache
+def _installed() -> list[str]:
+    """Python and every installed package with its version. Read once: it takes as long as a small stage."""
+    import platform
+
+    versions = {str(d.metadata["Name"]): d.version for d in metadata.distributions()}
+    return [platform.python_version(), *sorted(f"{name}=={version}" for name, version in versions.items())]
 
 
 def _state_of(path: Path) -> tuple[str, int, int] | tuple[str]:
