@@ -186,7 +186,8 @@ def distill(
     with seeded(recipe.seed):
         meeting = _meeting(recipe)
     model = StudentModel(backbone.model, pooling=recipe.student.pooling, projection=meeting)
-    tokens = train_student(recipe, settings, model, backbone, sources, gather, run, fit=_start, console=console)
+    fit = _start if settings.projection_init == "rotation" or isinstance(meeting, Meeting) else None
+    tokens = train_student(recipe, settings, model, backbone, sources, gather, run, fit=fit, console=console)
     if isinstance(meeting, Meeting):  # what a bundle keeps leads into the teacher's space
         with seeded(recipe.seed):
             model.projection = Projection(recipe.student.dims, recipe.teacher.dim)
