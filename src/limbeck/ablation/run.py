@@ -99,7 +99,7 @@ class _Arms:
         console: Console,
     ) -> None:
         self.experiment, self.out, self.settings, self.console = experiment, out, settings, console
-        self.recipe, self.overrides = recipe, overrides
+        self.recipe, self.overrides = recipe, (*experiment.changes, *overrides)
         self.shared = settings.shared or out / STAGES
         self.runs: dict[tuple[str, int], Pipeline] = {}
         self._arms = {arm.name: arm for arm in experiment.arms}

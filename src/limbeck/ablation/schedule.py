@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -43,7 +44,9 @@ def workers(count: int | None = None) -> Iterator[Workers]:
 
     cores, gpus = machine.usable_cores(), torch.cuda.device_count()
     count = count or gpus or cores
-    threads = max(1, cores // count)
+    # who limits the threads of one process, as OpenMP is limited, means those of these too: more of them than cores
+    # that are free wait for each other, and take many times as long
+    threads = max(1, min(cores // count, int(os.environ.get("OMP_NUM_THREADS") or cores)))
     context = multiprocessing.get_context("spawn")
     devices = context.Manager().Queue() if gpus else None
     for i in range(count if devices is not None else 0):

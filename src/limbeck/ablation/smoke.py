@@ -46,7 +46,14 @@ _NARROW = (
 _ADAPTERS = tuple(
     f"adapters.{task}.{field}"
     for task in ("retrieval", "clustering")
-    for field in ("steps=4", "batch_size=8", "max_tokens=24", "checkpoint_every=1", "lora.rank=2")
+    for field in (
+        "steps=4",
+        "batch_size=8",
+        "max_tokens=24",
+        "checkpoint_every=1",
+        "lora.rank=2",
+        "average.keep=averaged",
+    )
 )
 
 # no package lists are fetched, no half gigabyte is unpacked: one teacher in two ways of reading

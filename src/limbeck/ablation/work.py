@@ -5,6 +5,7 @@ A worker serves many arms, one after the other.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import threading
@@ -66,6 +67,8 @@ def do(job: Job, threads: int) -> ArmScores:
     from limbeck.training.pipeline import Pipeline
 
     disable_progress_bar()
+    if not gc.get_freeze_count():
+        gc.freeze()  # what was imported is never garbage: to look through it takes as long as a small stage
     torch.set_num_threads(threads)
     run = Pipeline(load_recipe(job.folder / "recipe.yaml"), Console(quiet=True))
     key = key_of(run, job)
