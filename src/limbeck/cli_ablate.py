@@ -40,18 +40,23 @@ def every(
     smoke: Annotated[
         bool, typer.Option("--smoke", help="Run every experiment in miniature, to see that all of them work.")
     ] = False,
-    out: Annotated[str, typer.Option(metavar="DIR", help="Of --smoke.")] = str(ROOT / "smoke"),
+    out: Annotated[str | None, typer.Option(metavar="DIR", help="Of --smoke; default: runs/ablate/smoke.")] = None,
     jobs: JobsOption = None,
 ) -> None:
     """With --smoke all experiments; else the one that is named."""
     if not smoke:
+        if out or jobs:
+            raise typer.BadParameter(
+                "--out and --jobs belong to --smoke here: give those of an experiment after its name"
+            )
         return
     if context.invoked_subcommand:
         raise typer.BadParameter(f"--smoke runs every experiment: leave out {context.invoked_subcommand}")
     from limbeck.ablation.page import write_experiment_page
     from limbeck.ablation.smoke import run_all
 
-    for results, folder in run_all(Path(out), jobs=jobs, command=typed(context), console=console(sys.stderr)):
+    root = Path(out) if out else ROOT / "smoke"
+    for results, folder in run_all(root, jobs=jobs, command=typed(context), console=console(sys.stderr)):
         write_experiment_page(results, folder)
         typer.echo(f"{results.name}: {len(results.arms)} arms, {len(results.seeds)} seeds, {folder / 'index.html'}")
 
@@ -67,8 +72,9 @@ def _command(name: str) -> Callable[..., None]:
         changes: SetOption = None,
         as_json: JsonOption = False,
     ) -> None:
+        from limbeck.ablation.arms import STAGES
         from limbeck.ablation.page import write_experiment_page
-        from limbeck.ablation.run import STAGES, Settings
+        from limbeck.ablation.run import Settings
         from limbeck.ablation.run import ablate as run
 
         folder = Path(out) if out else ROOT / name

@@ -420,7 +420,7 @@ class Distill(Stage1):
     # texts best: it keeps angles, so that the student's own vectors learn what the projected ones are taught
     projection_init: Literal["rotation", "random"] = "rotation"
     pca_below: int | None = Field(default=None, gt=0)  # prefixes narrower than this learn the teacher's principal
-    # components, as with teacher-pca, whatever `projection` says
+    # components, as with teacher-pca; the others meet as student-up
     teacher_weights: list[float] | None = None  # one for `teacher` and each of `further_teachers`; None = equal
 
     @model_validator(mode="after")

@@ -95,3 +95,9 @@ def sync_file(path: Path) -> None:
     """Make the bytes of a file durable."""
     with open(path, "rb+") as file:
         os.fsync(file.fileno())
+
+
+def user_cache() -> Path:
+    """Where limbeck keeps what it can make again: $XDG_CACHE_HOME/limbeck, or ~/.cache/limbeck."""
+    root = os.environ.get("XDG_CACHE_HOME")
+    return (Path(root) if root else Path.home() / ".cache") / "limbeck"

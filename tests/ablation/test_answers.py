@@ -48,7 +48,7 @@ def test_a_question_that_the_paper_leaves_open_is_answered_and_not_reproduced() 
     answers = answers_of(CLAIM.contrasts, {"a": arm("a", [0.6, 0.6]), "b": arm("b", [0.5, 0.5])})
     found = replace(CLAIM, open_question=True)
     assert status_of(found, answers) == "answered"
-    assert verdict(found, "answered", answers).startswith("Is a better than b? (“a” against “b” +0.100")
+    assert verdict(found, "answered", answers).startswith("Is a better than b? (“a” against “b”, held-out: +0.100")
 
 
 def test_a_question_beside_the_claim_is_answered_and_decides_nothing() -> None:

@@ -139,6 +139,21 @@ def test_a_learning_curve_has_the_checkpoints_and_ends_at_the_score(
         assert arm.scores[after(1, 5)] == [curve[0].score]
 
 
+def test_a_learning_curve_outlives_its_checkpoints_and_is_made_anew_where_it_must(
+    two: Settings, body: dict[str, Any], write_recipe: Write, tmp_path: Path
+) -> None:
+    curved = replace(TINY, arms=(Arm("base"),), contrasts=(), curve=5)
+    out, settings, recipe = tmp_path / "tiny", replace(two, seeds=(0,)), str(write_recipe(body))
+    before = ablate(curved, out, settings, recipe=recipe)
+    weights = times(out / "seed-0" / "base" / "distill")
+    (out / "seed-0" / "base" / "scores.json").unlink()  # as when it is to be scored on more
+    assert ablate(curved, out, settings, recipe=recipe).arms[0].curves == before.arms[0].curves
+    assert times(out / "seed-0" / "base" / "distill") == weights
+    (out / "seed-0" / "base" / "curve.json").unlink()
+    (out / "seed-0" / "base" / "scores.json").unlink()
+    assert ablate(curved, out, settings, recipe=recipe).arms[0].curves == before.arms[0].curves
+
+
 def test_an_arm_that_fails_leaves_the_others_and_goes_on_when_it_is_put_right(
     two: Settings, recipe: str, tmp_path: Path
 ) -> None:

@@ -64,3 +64,9 @@ def test_the_smoke_test_and_a_name_exclude_each_other(capsys: pytest.CaptureFixt
     with pytest.raises(SystemExit):
         cli.main(["ablate", "--smoke", "gor"])
     assert "leave out gor" in capsys.readouterr().err
+
+
+def test_options_before_a_name_are_refused_and_not_lost(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["ablate", "--jobs", "1", "gor"])
+    assert "after its name" in " ".join(capsys.readouterr().err.replace("│", " ").split())

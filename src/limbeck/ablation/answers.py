@@ -8,8 +8,9 @@ from typing import Literal
 
 import numpy as np
 
+from limbeck.ablation import wording
 from limbeck.ablation.crossed import Estimate, crossed_mean, holm
-from limbeck.ablation.experiments import BIT_LOSS, HELD_OUT, RANK, Contrast, Experiment
+from limbeck.ablation.experiments import RANK, Contrast, Experiment
 from limbeck.ablation.results import Answer, ArmScores, Status
 from limbeck.evaluation import formatting as fmt
 
@@ -42,7 +43,7 @@ def status_of(experiment: Experiment, answers: Sequence[Answer]) -> Status:
 
 def verdict(experiment: Experiment, status: Status, answers: Sequence[Answer]) -> str:
     """One sentence: what became of the claim, and each of its contrasts with its interval."""
-    said = "; ".join(_words(a) for a in answers if a.claimed)
+    said = "; ".join(wording.contrast(a) for a in answers if a.claimed)
     opening = experiment.question if status == "answered" else f"{experiment.claim}: {status}"
     return f"{opening} ({said})."
 
@@ -102,24 +103,3 @@ def _holds(contrast: Contrast, found: Estimate) -> Literal["yes", "no", "open"]:
     # nothing is claimed of differences in rank or in shares that are too small to matter
     worth = WORTH if contrast.kind == "difference" and contrast.metric != RANK else 0.0
     return "no" if found.high < contrast.least + worth else "open"
-
-
-def _words(a: Answer) -> str:
-    """“both stages” against “distillation only” +0.021 [+0.010, +0.031]."""
-    left = f"“{a.arm}”" + ("" if a.metric in (HELD_OUT, BIT_LOSS) else f" at {_short(a.metric)}")
-    right = f"“{a.against}”" + ("" if a.against_metric == a.metric else f" at {_short(a.against_metric)}")
-    if a.kind == "reduction":
-        amount = fmt.percent(a.estimate)
-        interval = f"[{fmt.percent(a.low)}, {fmt.percent(a.high)}]"
-        what = f"{a.metric} lower by {amount}"
-    elif a.metric == RANK:
-        interval, what = f"[{a.low:+.1f}, {a.high:+.1f}]".replace("-", "−"), f"{a.estimate:+.1f}".replace("-", "−")
-    else:
-        interval, what = f"[{fmt.change(a.low)}, {fmt.change(a.high)}]", fmt.change(a.estimate)
-    if math.isnan(a.estimate):
-        return f"{left} against {right}: not measured"
-    return f"{left} against {right} {what}" + ("" if math.isnan(a.low) else f" {interval}")
-
-
-def _short(metric: str) -> str:
-    return "full width" if metric == HELD_OUT else metric.removeprefix(f"{HELD_OUT}, ")

@@ -18,20 +18,14 @@ from limbeck.config import load_recipe
 from limbeck.training.pipeline import Pipeline
 from limbeck.training.stages import Stage
 
+STAGES = "stages"  # folder of finished stages that arms share
+
 
 def arm(recipe: str | Path, out: Path, overrides: Sequence[str], console: Console) -> Pipeline:
     """The run of a recipe with overrides (as `--set` takes them) in `out`; only its recipe is written yet."""
     resolved = load_recipe(recipe, tuple(overrides)).model_copy(update={"out": str(out)})
     resolved.save(resolved.out_dir / "recipe.yaml")
     return Pipeline(resolved, console)
-
-
-def borrow(stages: Sequence[str], of: Pipeline, by: Pipeline) -> None:
-    """Link finished stages of another run that this one would make from the same inputs; others are left alone."""
-    for name in stages:
-        theirs, ours = of.stage(name), by.stage(name)
-        if theirs.key == ours.key and theirs.manifest() and not ours.manifest() and not ours.folder.exists():
-            _link(ours.folder, theirs.folder)
 
 
 def do_shared(run: Pipeline, name: str, shared: Path) -> None:

@@ -108,11 +108,10 @@ def _of_experiment(results: Results) -> Entry:
 
 def _found(a: Answer) -> str:
     """“both stages” against “distillation only”, held-out: +0.021 [+0.010, +0.031], needed > 0."""
-    said = f"{wording.arms(a)}, {wording.metric(a)}: {wording.estimate(a)}"
+    said = wording.contrast(a)
     if math.isnan(a.estimate):
         return said
-    sure = "from one seed" if math.isnan(a.low) else wording.interval(a)
-    return f"{said} {sure}, needed {wording.needed(a)}"
+    return f"{said}{' from one seed' if math.isnan(a.low) else ''}, needed {wording.needed(a)}"
 
 
 def _of_theta(results: theta.Results) -> Entry:

@@ -45,7 +45,6 @@ class ArmScores(Part):
     steps: int
     seconds: float  # of its stages, shared ones included
     leaks: dict[str, int] = {}  # training texts found in a task's texts, exact or near
-    units: dict[str, str] = {}  # metric of each score where its name does not say
     dims: int = 0  # of its vectors, uncut; 0 = not known
 
 

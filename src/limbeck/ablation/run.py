@@ -31,7 +31,6 @@ from limbeck.files import write_json
 from limbeck.training.pipeline import Pipeline
 
 RESULTS = "results.json"
-STAGES = "stages"  # folder of finished stages that arms share
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ class _Arms:
     ) -> None:
         self.experiment, self.out, self.settings, self.console = experiment, out, settings, console
         self.recipe, self.overrides = recipe, (*experiment.changes, *overrides)
-        self.shared = settings.shared or out / STAGES
+        self.shared = settings.shared or out / arms.STAGES
         self.runs: dict[tuple[str, int], Pipeline] = {}
         self._arms = {arm.name: arm for arm in experiment.arms}
         self.jobs = [self._job(arm, seed) for seed in settings.seeds for arm in experiment.arms]
@@ -161,11 +160,10 @@ class _Arms:
         if job.curve:
             every = max(1, settings.steps // self.experiment.curve)
             changes += [f"distill.checkpoint_every={every}", f"distill.keep_checkpoints={settings.steps // every + 1}"]
-        run = arms.arm(self.recipe, job.folder, changes, self.console)
+        run = arms.arm(self.recipe, job.folder, changes, Console(quiet=True))
         for name in job.stages[:2]:
             if arms.unfinished(run, [name], self.shared):
                 self.console.print(f"{job.arm}, seed {job.seed}: {name}")
-            run.console = Console(quiet=True)
             arms.do_shared(run, name, self.shared)
         self.runs[job.arm, job.seed] = run
 

@@ -20,13 +20,13 @@ from limbeck.config import Recipe
 from limbeck.errors import ConfigError
 from limbeck.evaluation import heldout
 from limbeck.evaluation.named_tasks import EvaluationTask, find_tasks
-from limbeck.evaluation.retrieval import evaluate_retrieval
+from limbeck.evaluation.retrieval import Relevant, SearchPrecision, evaluate_retrieval
 from limbeck.evaluation.runner import evaluate
 from limbeck.evaluation.spectrum import effective_rank
 from limbeck.evaluation.tasks import METRICS, heldout_tasks
 from limbeck.evaluation.variants import BASE, Variant
 from limbeck.model.adapters import Adapter
-from limbeck.model.encoder import Encoder, load
+from limbeck.model.encoder import load
 from limbeck.model.prefixes import Role
 from limbeck.teacher.taught import Taught
 from limbeck.training import checkpoint
@@ -35,6 +35,8 @@ from limbeck.training.pipeline import Pipeline
 
 WIDTHS = (32, 64, 128, 256, 512)  # that vectors are cut to, where they are wider
 Vectors = heldout.Vectors
+_Encoded = tuple[np.ndarray, np.ndarray, Relevant]
+"""Query vectors [Q, D], document vectors [N, D], and what is relevant."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ def score_heldout(run: Pipeline, vectors: Vectors, *, topics: bool = False) -> S
     topics: of held-out labelled texts too.
     """
     sets = short_sets(run)
-    encoded = [(vectors("query", s.queries), vectors("document", s.documents), s.relevant) for s in sets]
+    encoded = _encoded(sets, vectors)
     width = encoded[0][0].shape[1]
     by_query: dict[str, list[float]] = {}
     for dims in [*(w for w in WIDTHS if w < width), width]:
@@ -100,12 +102,14 @@ def score_tasks(
     return Scored(scores, by_query, leaks)
 
 
-def encoder_of(run: Pipeline, stage: str) -> tuple[Encoder, str | None]:
-    """What an arm trained, and the adapter to encode with."""
+def trained(run: Pipeline, stage: str) -> tuple[Vectors, int]:
+    """Vectors by what an arm trained last, whatever is asked, and their width."""
     if stage == "distill":
-        return load(run.out / "distill" / "student"), None
-    task = stage.removeprefix("adapt-")
-    return run.encoder_with({task: Adapter.load(run.out / "adapt" / task / "adapter")}), task
+        encoder, task = load(run.out / "distill" / "student"), None
+    else:
+        task = stage.removeprefix("adapt-")
+        encoder = run.encoder_with({task: Adapter.load(run.out / "adapt" / task / "adapter")})
+    return partial(vectors_of, encoder, task), encoder.dim
 
 
 def learning_curve(run: Pipeline) -> Iterator[CurvePoint]:
@@ -114,17 +118,16 @@ def learning_curve(run: Pipeline) -> Iterator[CurvePoint]:
     sets, key = short_sets(run), run.stage("distill").key
     folder = run.out / "distill" / "checkpoints"
     for step in curve_steps(run.recipe):
-        trained = checkpoint.weights(folder, step, key=key)
+        weights = checkpoint.weights(folder, step, key=key)
         backbone = {
             name.removeprefix("student.").removeprefix("backbone."): tensor
-            for name, tensor in trained.items()
+            for name, tensor in weights.items()
             if name.removeprefix("student.").startswith("backbone.")
         }
         if not backbone:
             raise ConfigError(f"{folder} holds no weights of the backbone at step {step}")
         encoder.model.backbone.load_state_dict(backbone, strict=False)
-        vectors = partial(vectors_of, encoder, None)
-        encoded = [(vectors("query", s.queries), vectors("document", s.documents), s.relevant) for s in sets]
+        encoded = _encoded(sets, partial(vectors_of, encoder, None))
         score = float(np.mean(_ndcg(encoded, encoder.dim, "float32")))
         yield CurvePoint(step=step, tokens=checkpoint.tokens(folder, step), score=score)
 
@@ -159,12 +162,11 @@ def metric_of(name: str) -> str:
     return "dims" if name == RANK else "nDCG@10" if name.startswith(HELD_OUT) else "main score"
 
 
-def vectors_for(encoder: Encoder, task: str | None) -> Vectors:
-    """Vectors of an arm, by its own adapter whatever is asked."""
-    return partial(vectors_of, encoder, task)
+def _encoded(sets: Sequence[heldout.HeldOut], vectors: Vectors) -> list[_Encoded]:
+    return [(vectors("query", s.queries), vectors("document", s.documents), s.relevant) for s in sets]
 
 
-def _ndcg(encoded: Sequence[tuple[np.ndarray, np.ndarray, Any]], dims: int, precision: Any) -> list[float]:
+def _ndcg(encoded: Sequence[_Encoded], dims: int, precision: SearchPrecision) -> list[float]:
     """nDCG@10 of every query of all sets."""
     return [
         round(float(value), 6)

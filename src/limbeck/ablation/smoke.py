@@ -7,9 +7,10 @@ from pathlib import Path
 
 from rich.console import Console
 
+from limbeck.ablation.arms import STAGES
 from limbeck.ablation.experiments import EXPERIMENTS, Experiment
 from limbeck.ablation.results import Results
-from limbeck.ablation.run import STAGES, Settings, ablate
+from limbeck.ablation.run import Settings, ablate
 from limbeck.ablation.schedule import workers
 
 SEEDS = (0,)  # intervals have tests of their own

@@ -172,14 +172,17 @@ def _train(
     folder = out / f"seed-{seed}"
     after = arms.arm(recipe, folder / "after", [*overrides, f"extend.theta={low}"], console)
     console.print(f"[bold]after[/bold]: long-context phase under theta {low:g}")
-    for stage in ("data", "teach", "distill", "extend"):
-        after.do(stage)
+    _trained(after, out / arms.STAGES)
     swapped = arms.arm(recipe, folder / "swapped", [*overrides, f"extend.theta={high}"], console)
     console.print(f"[bold]swapped[/bold]: long-context phase under theta {high:g}")
-    arms.borrow(("data", "teach", "distill"), after, swapped)
-    for stage in ("data", "teach", "distill", "extend"):
-        swapped.do(stage)
+    _trained(swapped, out / arms.STAGES)
     return {"before": after, "after": after, "swapped": swapped}
+
+
+def _trained(run: Pipeline, shared: Path) -> None:
+    for stage in ("data", "teach", "distill"):
+        arms.do_shared(run, stage, shared)
+    run.do("extend")
 
 
 def _phases(name: ArmName) -> tuple[str, ...]:

@@ -44,6 +44,12 @@ def metric(a: Answer) -> str:
     return a.metric if a.metric == a.against_metric else f"{a.metric} against {_short(a.against_metric)}"
 
 
+def contrast(a: Answer) -> str:
+    """All of it: "“both stages” against “distillation only”, held-out: +0.021 [+0.010, +0.031]"."""
+    said = f"{arms(a)}, {metric(a)}: {estimate(a)}"
+    return said if math.isnan(a.low) else f"{said} {interval(a)}"
+
+
 def estimate(a: Answer) -> str:
     """The difference, or the share by which it is smaller."""
     return "not measured" if math.isnan(a.estimate) else _amount(a, a.estimate)
@@ -74,15 +80,14 @@ def reasons(results: Results) -> list[str]:
 
 
 def _reason(a: Answer) -> str:
-    name = f"{arms(a)}, {metric(a)}"
+    found = contrast(a)
     if math.isnan(a.estimate):
-        return f"{name}: not measured, so it is open."
-    found = f"{name}: {estimate(a)}"
+        return f"{found}, so it is open."
     if math.isnan(a.low):
         return f"{found}, from one seed, which cannot tell an effect from chance, so it is open."
     if a.holds == "open":
-        return f"{found} {interval(a)} leaves open whether it is {needed(a)}."
-    return f"{found} {interval(a)} is not {needed(a)}, or by too little to matter."
+        return f"{found} leaves open whether it is {needed(a)}."
+    return f"{found} is not {needed(a)}, or by too little to matter."
 
 
 def _short(metric: str) -> str:

@@ -9,14 +9,16 @@ import gc
 import multiprocessing
 import os
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from limbeck.ablation.results import ArmScores
+from limbeck.ablation.results import ArmScores, CurvePoint
 from limbeck.files import read_json, write_json
 
 SCORES = "scores.json"
+CURVE = "curve.json"
 
 
 @dataclass(frozen=True)
@@ -79,19 +81,18 @@ def do(job: Job, threads: int) -> ArmScores:
             run.do(name)
         else:
             arms.do_shared(run, name, job.shared)
-    encoder, task = scoring.encoder_of(run, job.stages[-1])
-    vectors = scoring.vectors_for(encoder, task)
+    curve = _curve(run, job) if job.curve else []
+    vectors, dim = scoring.trained(run, job.stages[-1])
     own = scoring.score_heldout(run, vectors, topics=job.topics)
     name = f"{job.folder.parent.name}-{job.folder.name}"
-    named = scoring.score_tasks(run, job.tasks, vectors, key, encoder.dim, name, job.folder / "evaluation")
-    curve = list(scoring.learning_curve(run)) if job.curve else []
+    named = scoring.score_tasks(run, job.tasks, vectors, key, dim, name, job.folder / "evaluation")
     manifests = [run.stage(stage).manifest() or {} for stage in job.stages]
     trained = [m for m in manifests if "tokens" in m]
     found = ArmScores(
         key=key,
         arm=job.arm,
         seed=job.seed,
-        dims=encoder.dim,
+        dims=dim,
         scores=own.scores | named.scores | scoring.curve_scores(curve),
         by_query=own.by_query | named.by_query,
         curve=curve,
@@ -103,6 +104,23 @@ def do(job: Job, threads: int) -> ArmScores:
     write_json(job.folder / SCORES, found.model_dump(mode="json"))
     _tidy(run, job)
     return found
+
+
+def _curve(run: Any, job: Job) -> list[CurvePoint]:
+    """The learning curve; kept apart from the scores, since the checkpoints that it is made of are not."""
+    from limbeck.ablation import scoring
+    from limbeck.training.stages import digest
+
+    path, asked = job.folder / CURVE, run.recipe.evaluate.model_dump(mode="json")
+    key = digest(run.stage("distill").key, scoring.curve_steps(run.recipe), asked)
+    with suppress(FileNotFoundError, ValueError, KeyError):
+        if (found := read_json(path))["key"] == key:
+            return [CurvePoint.model_validate(point) for point in found["points"]]
+    if not (run.stage("distill").folder / "checkpoints").exists():  # scored before, in another way
+        run.do("distill", force=True)
+    points = list(scoring.learning_curve(run))
+    write_json(path, {"key": key, "points": [point.model_dump() for point in points]})
+    return points
 
 
 def key_of(run: Any, job: Job) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 
 from limbeck.errors import DataError, ModelError
 from limbeck.files import atomic_write, read_json, write_json
+from limbeck.folders import user_cache
 from limbeck.model.prefixes import PREFIXES
 from limbeck.nearest import top_k
 from limbeck.search.corpus import Corpus, load_corpus
@@ -146,8 +146,7 @@ def document_vectors(
 
 def default_cache_dir() -> Path:
     """Folder of the user's caches: $XDG_CACHE_HOME/limbeck/search, or ~/.cache/limbeck/search."""
-    root = os.environ.get("XDG_CACHE_HOME")
-    return (Path(root) if root else Path.home() / ".cache") / "limbeck" / "search"
+    return user_cache() / "search"
 
 
 def _encode(

