@@ -30,7 +30,7 @@ from limbeck import machine
 from limbeck.config import Recipe, load_recipe
 from limbeck.evaluation import heldout
 from limbeck.files import write_json
-from limbeck.model.encoder import load
+from limbeck.model.loading import load
 from limbeck.model.projection import Projection
 from limbeck.training.adapt import adapt
 from limbeck.training.measure import vectors_of

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from limbeck.errors import LimbeckError
-    from limbeck.model.encoder import Encoder, load
+    from limbeck.model.encoder import Encoder
+    from limbeck.model.loading import load
     from limbeck.model.spans import spans_of
 
 __version__ = "0.1.0"  # as in pyproject.toml; a test compares the two
@@ -24,7 +25,7 @@ __all__ = ["Encoder", "LimbeckError", "__version__", "load", "spans_of"]
 _HOME = {
     "Encoder": "limbeck.model.encoder",
     "LimbeckError": "limbeck.errors",
-    "load": "limbeck.model.encoder",
+    "load": "limbeck.model.loading",
     "spans_of": "limbeck.model.spans",
 }
 

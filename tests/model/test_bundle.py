@@ -22,7 +22,7 @@ from limbeck.errors import ModelError
 from limbeck.model import backbone as backbones
 from limbeck.model.adapters import Adapter, base_digest
 from limbeck.model.bundle import BundleSpec, read_bundle, read_spec, save_bundle
-from limbeck.model.encoder import load
+from limbeck.model.loading import load
 from limbeck.model.router import Router
 
 

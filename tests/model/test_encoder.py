@@ -23,7 +23,8 @@ from limbeck.model import backbone as backbones
 from limbeck.model import encoder as encoders
 from limbeck.model import passes
 from limbeck.model.adapters import merged
-from limbeck.model.encoder import Encoder, load
+from limbeck.model.encoder import Encoder
+from limbeck.model.loading import load
 from limbeck.model.router import Router
 from limbeck.model.student import StudentModel
 

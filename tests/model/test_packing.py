@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from limbeck.model import passes
-from limbeck.model.encoder import load
+from limbeck.model.loading import load
 from limbeck.model.packing import pack, packs, unpack
 from limbeck.model.student import StudentModel
 from limbeck.model.tokenizer import pad

@@ -10,7 +10,7 @@ from tiny_models import student
 from transformers.utils import logging
 
 from limbeck.errors import ModelError
-from limbeck.model.encoder import load
+from limbeck.model.loading import load
 from limbeck.model.pretrained import quiet, read_config, read_model
 
 

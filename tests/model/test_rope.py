@@ -15,7 +15,7 @@ from limbeck.config import Scaling
 from limbeck.errors import ConfigError, ModelError
 from limbeck.model import backbone as backbones
 from limbeck.model import rope
-from limbeck.model.encoder import load
+from limbeck.model.loading import load
 from limbeck.model.pretrained import read_model
 
 KINDS = ["qwen3", "eurobert", "modernbert", "llama"]

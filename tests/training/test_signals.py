@@ -17,7 +17,8 @@ from tiny_texts import TEACHER_DIM
 from limbeck.config import Recipe, load_recipe
 from limbeck.data.tables import Prepared
 from limbeck.errors import ConfigError
-from limbeck.model.encoder import Encoder, load
+from limbeck.model.encoder import Encoder
+from limbeck.model.loading import load
 from limbeck.model.student import StudentModel
 from limbeck.objectives.contrastive import candidate_cosines, info_nce
 from limbeck.training import pipeline

@@ -26,7 +26,7 @@ from limbeck.evaluation.spectrum import effective_rank
 from limbeck.evaluation.tasks import METRICS, heldout_tasks
 from limbeck.evaluation.variants import BASE, Variant
 from limbeck.model.adapters import Adapter
-from limbeck.model.encoder import load
+from limbeck.model.loading import load
 from limbeck.model.prefixes import Role
 from limbeck.teacher.taught import Taught
 from limbeck.training import checkpoint

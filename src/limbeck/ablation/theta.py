@@ -34,7 +34,8 @@ from limbeck.evaluation.local_data import LocalFolder, find_folders, read_search
 from limbeck.evaluation.long_text import KINDS, LENGTHS, LongTextTask, long_text_tasks, mean_by_depth
 from limbeck.evaluation.retrieval import Relevant, evaluate_retrieval
 from limbeck.files import read_json, write_json
-from limbeck.model.encoder import Encoder, load
+from limbeck.model.encoder import Encoder
+from limbeck.model.loading import load
 from limbeck.training.pipeline import Pipeline
 
 ArmName = Literal["before", "after", "swapped"]

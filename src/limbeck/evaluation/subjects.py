@@ -18,7 +18,8 @@ from limbeck.encode_file import parse_task
 from limbeck.errors import ConfigError, ModelError
 from limbeck.model import jina_v5
 from limbeck.model.bundle import MANIFEST
-from limbeck.model.encoder import Encoder, load
+from limbeck.model.encoder import Encoder
+from limbeck.model.loading import load
 from limbeck.model.prefixes import Role
 from limbeck.model.tokenizer import first_line
 from limbeck.teacher.backends import load_teacher, resolve_model_folder

@@ -1,4 +1,4 @@
-"""Texts → vectors, by task, role, width and precision. What users import.  N: texts, T: tokens, D: dims."""
+"""Texts → vectors, by task, role, width and precision.  N: texts, T: tokens, D: dims."""
 
 from __future__ import annotations
 
@@ -14,22 +14,20 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
-from pydantic import ValidationError
 
 from limbeck import compress
 from limbeck.compress import Precision
-from limbeck.config import Scaling
 from limbeck.errors import ConfigError, ModelError, TextError
 from limbeck.files import sha256_file
-from limbeck.model import jina_v5, passes, rope, runtime
+from limbeck.model import passes, runtime
 from limbeck.model.adapters import Adapter, merged
-from limbeck.model.bundle import MANIFEST, PROJECTION, BundleSpec, read_bundle, read_spec
+from limbeck.model.bundle import PROJECTION, BundleSpec
 from limbeck.model.prefixes import PREFIXES, ROLES, prefix
 from limbeck.model.projection import Projection
 from limbeck.model.router import Router, rounded
 from limbeck.model.spans import Span, check_spans
 from limbeck.model.student import StudentModel
-from limbeck.model.tokenizer import OnLong, Tokenizer, first_line
+from limbeck.model.tokenizer import OnLong, Tokenizer
 
 _HELD_BYTES = 2**30  # merged copies kept at a time, unless told otherwise
 _ROUTED = 256  # texts of a call that the router sees
@@ -375,96 +373,6 @@ class Encoder:
         changed = {name for adapter in self._adapters.values() for name in adapter.factors}
         weights = [backbone.get_submodule(name).weight for name in changed]
         return sum(w.numel() * w.element_size() for w in weights)
-
-
-def load(
-    model: str | Path,
-    *,
-    device: str | None = None,
-    precision: runtime.Precision = "auto",
-    revision: str | None = None,
-    trust_remote_code: bool = False,
-    hold: int | None = None,
-    max_tokens: int | None = None,
-    rope_theta: float | None = None,
-    rope_scaling: Scaling | Mapping[str, Any] | None = None,
-) -> Encoder:
-    """Load a bundle, or a folder laid out like the published jina-embeddings-v5-text models.
-
-    Args:
-        model: a folder, or a hub id.
-        device: "cpu", "cuda", "mps"; None = the best there is.
-        precision: auto = bf16 where the device computes in it natively; fp32 for vectors that are equal everywhere.
-        revision: of a hub id.
-        trust_remote_code: run code that comes with the model. Off, and no bundle of ours needs it.
-        hold: copies of the weights with adapters merged in that are kept at a time; None = as many as fit in about
-            1 GiB, at least one.
-        max_tokens: where texts are cut; None = as the bundle says.
-        rope_theta: of rotary positions, > 0; None = as the bundle says.
-        rope_scaling: of rotary positions, such as {"type": "yarn", "factor": 4}; None = as the bundle says.
-
-    Raises ModelError that says what is missing, which adapter was trained on another base, or which theta or scaling
-    the backbone does not take. ConfigError: hold < 1, theta ≤ 0, an unknown scaling.
-    """
-    scaling = _checked(max_tokens, rope_theta, rope_scaling)
-    folder = _folder(model, revision)
-    published = jina_v5.is_published(folder)
-    spec = jina_v5.read_spec(folder) if published else read_spec(folder)
-    changed = {"max_tokens": max_tokens, "inference_theta": rope_theta, "inference_scaling": scaling}
-    changed = {name: value for name, value in changed.items() if value is not None}
-    spec = spec.model_copy(update=changed)
-    where = runtime.device_of(device)
-    attention = runtime.attention_of("auto", where, spec.max_tokens, runtime.precision_of(precision, where))
-    if published:
-        found = jina_v5.read(folder, attn_implementation=attention)
-    else:
-        found = read_bundle(folder, attn_implementation=attention, trust_remote_code=trust_remote_code)
-    rope.set_rope(found.backbone, rope_theta, scaling)
-    rope.forget_lengths(found.backbone)
-    return Encoder(
-        StudentModel(found.backbone, pooling=spec.pooling),
-        found.tokenizer,
-        spec,
-        device=where,
-        precision=precision,
-        folder=folder,
-        adapters=found.adapters,
-        router=found.router,
-        hold=hold,
-        altered=" ".join(f"{name}={value}" for name, value in changed.items()),
-    )
-
-
-def _checked(max_tokens: int | None, theta: float | None, scaling: Any) -> Scaling | None:
-    if max_tokens is not None and max_tokens < 2:
-        raise ConfigError(f"max_tokens must be at least 2, got {max_tokens}")
-    if theta is not None and not 0 < theta < math.inf:
-        raise ConfigError(f"rope_theta must be above 0, got {theta:g}; models are trained with 10,000 and more")
-    if scaling is None or isinstance(scaling, Scaling):
-        return scaling
-    try:
-        return Scaling.model_validate(scaling)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(["rope_scaling", *map(str, first["loc"])])
-        raise ConfigError(f"{where}: {first['msg']}, got {first['input']!r}") from None
-
-
-def _folder(model: str | Path, revision: str | None) -> Path:
-    path = Path(model)
-    if path.is_dir():
-        return path
-    if (path.is_absolute() or str(model).count("/") != 1) or path.exists():
-        raise ModelError(f"{model} is neither a folder with {MANIFEST} nor a hub id (owner/name)")
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(str(model), revision=revision))
-    except Exception as error:  # the hub and its HTTP client raise types of their own
-        raise ModelError(
-            f"there is no folder {model}, and the hub did not give it ({first_line(error)}): check the name, or fetch "
-            f"it once with a network by `hf download {model}`"
-        ) from error
 
 
 def _on(device: torch.device, adapter: Adapter) -> Adapter:

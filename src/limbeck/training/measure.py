@@ -27,7 +27,8 @@ from limbeck.files import atomic_write, read_json, write_json
 from limbeck.model import backbone as backbones
 from limbeck.model.adapters import Adapter
 from limbeck.model.card import model_card
-from limbeck.model.encoder import Encoder, load
+from limbeck.model.encoder import Encoder
+from limbeck.model.loading import load
 from limbeck.model.student import StudentModel
 from limbeck.training.stages import WITHOUT_SPREAD, stages_of
 

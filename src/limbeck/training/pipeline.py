@@ -35,7 +35,8 @@ from limbeck.model import rope
 from limbeck.model.adapters import Adapter as LoraAdapter
 from limbeck.model.bundle import PROJECTION, ROUTER, BundleSpec, TeacherNote, save_bundle
 from limbeck.model.card import model_card
-from limbeck.model.encoder import Encoder, load
+from limbeck.model.encoder import Encoder
+from limbeck.model.loading import load
 from limbeck.model.pretrained import read_model
 from limbeck.model.projection import Projection
 from limbeck.model.router import Router
