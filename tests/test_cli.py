@@ -38,13 +38,13 @@ class LetterCounts:
         self.calls: list[dict[str, Any]] = []
         self.truncated = 0
 
-    def fingerprint_of(self, task: Any) -> str:
+    def fingerprint_of(self, task: Any, **_: Any) -> str:
         return f"letters {task}"
 
     def route(self, texts: list[str], *, role: str) -> dict[str, float]:
         return {"retrieval": 1.0} if role == "query" else {"clustering": 0.75, "retrieval": 0.25}
 
-    def encode(self, texts, *, task=None, role="document", dim=None, precision="float32", on_long="truncate"):  # noqa: ANN001, ANN201
+    def encode(self, texts, *, task=None, role="document", dim=None, precision="float32", on_long="truncate", **_):
         self.calls.append({"texts": list(texts), "task": task, "role": role, "dim": dim, "precision": precision})
         long = [i for i, text in enumerate(texts) if len(text) > self.max_tokens]
         if long and on_long == "error":
@@ -63,7 +63,7 @@ class LetterCounts:
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> LetterCounts:
     made = LetterCounts()
-    monkeypatch.setitem(limbeck.__dict__, "load", lambda path: made)
+    monkeypatch.setitem(limbeck.__dict__, "load", lambda path, **_: made)
     return made
 
 

@@ -15,11 +15,18 @@ LAYERS = [
     ["limbeck", "limbeck.errors", "limbeck.files", "limbeck.folders", "limbeck.config"],
     ["limbeck.objectives", "limbeck.compress", "limbeck.machine", "limbeck.nearest", "limbeck.http_client"],
     ["limbeck.data", "limbeck.teacher", "limbeck.model"],
-    ["limbeck.evaluation", "limbeck.search", "limbeck.encode_file", "limbeck.export"],
+    [
+        "limbeck.evaluation",
+        "limbeck.search",
+        "limbeck.encoding",
+        "limbeck.encode_file",
+        "limbeck.export",
+        "limbeck.doctor",
+    ],
     ["limbeck.training", "limbeck.plan"],
     ["limbeck.ablation"],
     ["limbeck.cli_parts"],
-    ["limbeck.cli_ablate"],
+    ["limbeck.cli_ablate", "limbeck.cli_encode", "limbeck.cli_export"],
     ["limbeck.cli"],
 ]
 

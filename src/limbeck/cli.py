@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from enum import StrEnum
 from typing import Annotated
@@ -13,7 +11,19 @@ from typing import Annotated
 import typer
 
 from limbeck.cli_ablate import ablate
-from limbeck.cli_parts import JsonOption, SetOption, console, print_json, typed
+from limbeck.cli_encode import EPILOG, encode
+from limbeck.cli_export import leave
+from limbeck.cli_parts import (
+    Backend,
+    DimOption,
+    JsonOption,
+    ModelArgument,
+    SetOption,
+    console,
+    print_json,
+    progress,
+    typed,
+)
 
 app = typer.Typer(
     name="limbeck",
@@ -27,14 +37,20 @@ app = typer.Typer(
 )
 
 app.add_typer(ablate)
+app.add_typer(leave)  # its commands, without a name above them
 
 _EXTRAS = {  # a module that is missing → the extra that brings it
     "accelerate": "train",
     "datasets": "train",
     "filelock": "train",
     "jinja2": "eval",
+    "model2vec": "eval",
     "mteb": "eval",
+    "onnx": "openvino",
+    "onnxruntime": "export",
+    "onnxscript": "openvino",
     "openai": "train",
+    "openvino": "openvino",
     "peft": "train",
     "pyarrow": "train",
     "pytrec_eval": "eval",
@@ -43,22 +59,6 @@ _EXTRAS = {  # a module that is missing → the extra that brings it
     "tensorboard": "train",
     "xxhash": "train",
 }
-
-
-class Role(StrEnum):
-    """Which side of a search a text is on."""
-
-    query = "query"
-    document = "document"
-
-
-class Precision(StrEnum):
-    """What the numbers of a vector are stored as."""
-
-    float32 = "float32"
-    int8 = "int8"
-    binary = "binary"
-    ubinary = "ubinary"
 
 
 class VectorPrecision(StrEnum):
@@ -77,17 +77,9 @@ class Compute(StrEnum):
     auto = "auto"
 
 
-class ExportFormat(StrEnum):
-    """Layouts that a model can be written in."""
-
-    jina_v5 = "jina-v5"
-
-
 RecipeArgument = Annotated[
     str, typer.Argument(metavar="RECIPE", help="A shipped recipe (see [bold]limbeck recipes[/bold]) or a YAML file.")
 ]
-ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A bundle, such as runs/demo/model.")]
-DimOption = Annotated[int | None, typer.Option(help="Keep the first so many numbers of each vector.", min=1)]
 
 
 def _show_version(wanted: bool) -> None:
@@ -169,53 +161,27 @@ def recipes(as_json: JsonOption = False) -> None:
         typer.echo(f"{name:<{width}}  {description}")
 
 
-@app.command(epilog="Example: limbeck encode runs/demo/model texts.txt --task clustering --out vectors.npy --dim 128")
-def encode(
-    model: ModelArgument,
-    source: Annotated[
-        str, typer.Argument(metavar="INPUT", help="Texts, one a line, or JSONL with --field; - is standard input.")
-    ] = "-",
-    out: Annotated[
-        str, typer.Option(help="FILE.npy, FILE.npz (for int8), FILE.jsonl, or - for JSONL on standard output.")
-    ] = "-",
-    role: Annotated[Role, typer.Option(help="Queries and documents are encoded differently.")] = Role.document,
-    task: Annotated[
-        str | None,
-        typer.Option(
-            help="Adapter to use, where the model has adapters: retrieval, text-matching, clustering, classification, "
-            "auto (chosen by the texts), or a blend such as retrieval=0.7,clustering=0.3."
-        ),
+@app.command(epilog="Example: limbeck doctor runs/demo/model")
+def doctor(
+    model: Annotated[
+        str | None, typer.Argument(metavar="[MODEL]", help="A bundle to load, and to make a first vector with.")
     ] = None,
-    dim: DimOption = None,
-    precision: Annotated[Precision, typer.Option(help="binary and ubinary: one bit a number.")] = Precision.float32,
-    field: Annotated[str | None, typer.Option(help="Read JSON lines, and take the text from this field.")] = None,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Refuse a text over the model's limit, instead of cutting it there.")
-    ] = False,
+    backend: Annotated[Backend, typer.Option(help="To load it in.")] = Backend.torch,
+    compile: Annotated[bool, typer.Option("--compile", help="Let torch compile it.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Turn texts into vectors. Row N of the output is line N of the input.
+    """Say what this machine has, and how a model would run on it."""
+    from limbeck.doctor import examine
 
-    How many texts were cut at the model's limit is said at the end.
-    """
-    import limbeck
-    from limbeck.encode_file import Settings, encode_file, parse_task, read_texts
-
-    texts = read_texts(source, field)
-    settings = Settings(
-        role=role.value,
-        task=parse_task(task) if task else None,
-        dim=dim,
-        precision=precision.value,
-        on_long="error" if strict else "truncate",
-    )
-    encoder = limbeck.load(model)
-    with _progress("encoding", len(texts)) as advance:
-        stats = encode_file(encoder, texts, out, settings, progress=advance)
+    report = examine(model, backend=backend.value, compile=compile)
     if as_json:
-        print_json(asdict(stats), to=sys.stderr if out == "-" else sys.stdout)
-    else:
-        typer.echo(stats, err=True)
+        print_json(report.as_dict())
+        return
+    for line in report.lines():
+        typer.echo(line)
+
+
+app.command(epilog=EPILOG)(encode)
 
 
 @app.command(epilog='Example: limbeck search runs/demo/model runs/demo "merge two sorted lists" --top 3')
@@ -251,7 +217,7 @@ def search(
     cache = default_cache_dir()
     loaded = load_corpus(corpus, cache_dir=cache)
     encoder = limbeck.load(model)
-    with _progress(f"encoding {loaded.name}", len(loaded.documents)) as advance:
+    with progress(f"encoding {loaded.name}", lambda: len(loaded.documents)) as advance:
         [hits] = search_corpus(
             encoder,
             loaded.ids,
@@ -278,8 +244,8 @@ def evaluate(
         list[str],
         typer.Argument(
             metavar="MODEL…",
-            help="Bundles, jina-v5 folders, sentence-transformers models (hub id, folder or package:NAME), and "
-            "endpoints (openai:MODEL@BASE_URL).",
+            help="Bundles, jina-v5 folders, sentence-transformers models (hub id, folder or package:NAME), "
+            "static models of model2vec (a folder, or static:FOLDER), and endpoints (openai:MODEL@BASE_URL).",
         ),
     ],
     tasks: Annotated[
@@ -322,6 +288,19 @@ def evaluate(
     skip_private: Annotated[
         bool, typer.Option("--skip-private", help="Leave out tasks whose data is private, and say which.")
     ] = False,
+    documents_by: Annotated[
+        str | None,
+        typer.Option(
+            "--documents-by",
+            metavar="TEACHER",
+            help="Let the bundles' teacher encode the documents, and the bundles the queries, projected into its "
+            "space. For tasks with queries and documents.",
+        ),
+    ] = None,
+    same_teacher: Annotated[
+        bool,
+        typer.Option("--same-teacher", help="The model of --documents-by is their teacher, under another name."),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Score models on mteb's tasks or your own, side by side.
@@ -349,6 +328,8 @@ def evaluate(
         compute=compute.value,
         max_tokens=max_tokens,
         skip_private=skip_private,
+        documents_by=documents_by,
+        same_teacher=same_teacher,
     )
     with console(sys.stderr).status("") as status:
         evaluation, folder = answer(request, command=typed(context), tell=status.update)
@@ -394,20 +375,6 @@ def compare(
     typer.echo(f"{folder / 'index.html'}, {folder / RESULTS}")
 
 
-@app.command(epilog="Example: limbeck export runs/demo/model --format jina-v5 --out runs/demo/jina-v5")
-def export(
-    model: ModelArgument,
-    out: Annotated[str, typer.Option(metavar="DIR", help="Folder to write; an earlier export in it is replaced.")],
-    layout: Annotated[
-        ExportFormat, typer.Option("--format", help="jina-v5: as jina-embeddings-v5-text, for vLLM among others.")
-    ],
-) -> None:
-    """Write a model in the layout of other software."""
-    from limbeck.export import export as write
-
-    typer.echo(f"wrote {write(model, out, format=layout.value)}")
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line. An error made for people is one message on stderr and exit code 1; 2 is wrong usage."""
     from limbeck.errors import LimbeckError
@@ -435,17 +402,6 @@ def _fail(error: Exception, message: str) -> None:
         raise error
     typer.echo(f"limbeck: {message}", err=True)
     raise SystemExit(1)
-
-
-@contextmanager
-def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal, nothing elsewhere. Yields a function that is told how many are done since it was called."""
-    from rich.progress import Progress
-
-    to = console(sys.stderr)
-    with Progress(console=to, transient=True, disable=not to.is_terminal) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda done: bar.advance(task, done)
 
 
 def _shortened(document: str, width: int = 100) -> str:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,7 +19,16 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="A.B=VALUE", help="Change one value of the recipe; may be given many times."),
 ]
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A bundle, such as runs/demo/model.")]
+DimOption = Annotated[int | None, typer.Option(help="Keep the first so many numbers of each vector.", min=1)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+
+
+class Backend(StrEnum):
+    """What computes a forward pass."""
+
+    torch = "torch"
+    openvino = "openvino"
 
 
 def typed(context: typer.Context) -> str:
@@ -35,3 +47,24 @@ def console(stream: Any) -> Console:
 def print_json(value: Any, to: Any = None) -> None:
     """One line of JSON."""
     print(json.dumps(value, ensure_ascii=False), file=to or sys.stdout)
+
+
+@contextmanager
+def progress(what: str, total: Callable[[], int | None]) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal, nothing elsewhere; where there is no total, a count and a rate.
+
+    Yields a function that is told how many texts are done since it was called. `total` is asked on a terminal only.
+    """
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    to = console(sys.stderr)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(show_speed=True),
+        TextColumn("{task.completed:,} texts"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=to, transient=True, disable=not to.is_terminal) as bar:
+        task = bar.add_task(what, total=total() if to.is_terminal else None)
+        yield lambda done: bar.advance(task, done)

@@ -585,6 +585,24 @@ class Adapters(Section):
         return {task: block for task, block in blocks.items() if block is not None}
 
 
+class Static(Section):
+    """A floor to beat: one vector for each of the student's tokens, a text is their mean; model2vec runs it.
+
+    Distilled from the same teacher on the texts of the first phase of stage 1.
+    """
+
+    dim: int = Field(default=256, gt=0)  # width of its vectors, up to the teacher's; below it, principal components
+    # Tokens that the teacher reads alone, the most frequent ones: what it says is where they start, others start at 0
+    taught_tokens: int = Field(default=32_768, ge=0)
+    # A token's first vector is weighed by a / (a + its share of all tokens), so that frequent ones say less (SIF, Arora
+    # et al. 2017)
+    sif: float = Field(default=1e-3, gt=0)
+    epochs: int = Field(default=10, ge=0)  # passes over the texts; 0 = only the first vectors
+    batch_size: int = Field(default=256, gt=0)  # texts of one step
+    learning_rate: float = Field(default=1e-3, gt=0)  # of Adam, falling to 0
+    max_tokens: int = Field(default=512, gt=0)  # texts are cut here, at inference too
+
+
 class Evaluate(Section):
     """Held-out retrieval: queries and documents of examples that training never saw."""
 
@@ -615,6 +633,7 @@ class Recipe(Section):
     distill: Distill
     extend: Extend | None = None  # None = there is no long-context phase
     adapters: Adapters = Adapters()
+    static: Static | None = None  # None = there is no static model to compare with
     evaluate: Evaluate = Evaluate()
 
     @model_validator(mode="after")
@@ -638,6 +657,8 @@ class Recipe(Section):
             raise ValueError(
                 f"distill.teacher_weights has {len(self.distill.teacher_weights)} values, there are {teachers} teachers"
             )
+        if self.static and self.static.dim > self.teacher.dim:
+            raise ValueError(f"static.dim is {self.static.dim}, the teacher's vectors have {self.teacher.dim} dims")
         if self.further_teachers and (self.distill.objective, self.distill.projection) != ("embedding", "student-up"):
             raise ValueError("further_teachers go with distill.objective embedding and distill.projection student-up")
         if self.extend and (self.distill.objective, self.distill.projection) != ("embedding", "student-up"):

@@ -1,45 +1,30 @@
-"""Texts from a file or standard input → vectors in a file. Row N of the output is line N of the input."""
+"""Texts from files or standard input → vectors in a file or a folder of shards. Output row N is input row N.
+
+However long the input is, memory holds a chunk of it at a time.
+"""
 
 from __future__ import annotations
 
-import gzip
-import json
 import sys
 import time
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from itertools import chain, islice
 from pathlib import Path
-from typing import IO, Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal
 
-import numpy as np
-
+from limbeck.compress import vector_bytes
+from limbeck.encoding.reading import Inputs, Row, identities, read_rows
+from limbeck.encoding.shards import Sharding, write_shards
+from limbeck.encoding.writing import WRITERS, Encoded, format_of, write_lines
 from limbeck.errors import ConfigError, DataError, TextError
 from limbeck.files import atomic_write
+from limbeck.folders import full_disk_named
+from limbeck.model.stream import CHUNK as _CHUNK
+from limbeck.model.stream import TextEncoder, chunks
 
-Chunk: TypeAlias = tuple[np.ndarray, np.ndarray | None]
-
-_CHUNK = 4096  # texts encoded between two writes: what a large input holds in memory beside the texts
-
-
-class TextEncoder(Protocol):
-    """What is needed of a model; `limbeck.load` gives one."""
-
-    truncated: int  # texts that the last call of `encode` cut
-
-    @property
-    def max_tokens(self) -> int:
-        """Where it cuts them."""
-        ...
-
-    def encode(self, texts: list[str], *, task: Any, role: Any, dim: int | None, precision: Any, on_long: Any) -> Any:
-        """Vectors [N, D] of N texts; in int8, codes [N, D] and scales [N]."""
-        ...
-
-    def route(self, texts: Sequence[str], *, role: str) -> Mapping[str, float]:
-        """The blend of tasks that suits the texts; asked only for the task "auto"."""
-        ...
+Progress = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,59 +36,39 @@ class Settings:
     dim: int | None = None
     precision: Literal["float32", "int8", "binary", "ubinary"] = "float32"
     on_long: Literal["truncate", "error"] = "truncate"
+    space: Literal["student", "teacher"] = "student"
 
 
 @dataclass(frozen=True, slots=True)
 class Stats:
     """What was done."""
 
-    texts: int
+    texts: int  # in the output
     numbers: int  # in a row of the output: the dims, or an eighth of them at one bit each
     precision: str
     task: str | None  # as on the command line; of "auto", what it chose
     bytes: int  # of all vectors
     seconds: float  # encoding and writing; loading the model is not counted
-    texts_per_second: float
+    texts_per_second: float  # of those that were encoded now
     out: str
-    truncated: int  # texts that were cut, at
+    truncated: int  # texts that were cut, of those that were encoded now, at
     max_tokens: int
+    shards: int | None = None  # None = a single file
+    kept: int = 0  # texts of shards that were there before
 
     def __str__(self) -> str:
         """One line for people."""
         size = f"{self.bytes / 2**20:.1f} MiB" if self.bytes >= 2**20 else f"{self.bytes:,} bytes"
         where = "standard output" if self.out == "-" else self.out
+        where += f" ({self.shards:,} shards)" if self.shards is not None else ""
         task = f" for {self.task}" if self.task else ""
         cut = f"; {self.truncated:,} of them cut at {self.max_tokens:,} tokens" if self.truncated else ""
+        kept = f"; {self.kept:,} of them were there before" if self.kept else ""
+        speed = f", {self.texts_per_second:,.0f} texts/s" if self.kept < self.texts else ""
         return (
-            f"{self.texts:,} texts × {self.numbers} {self.precision} ({size}){task} in {self.seconds:.1f} s, "
-            f"{self.texts_per_second:,.0f} texts/s → {where}{cut}"
+            f"{self.texts:,} texts × {self.numbers} {self.precision} ({size}){task} in {self.seconds:.1f} s"
+            f"{speed} → {where}{cut}{kept}"
         )
-
-
-def read_texts(source: str, field: str | None = None) -> list[str]:
-    """Read one text a line, or one JSON object a line and the text from its `field`.
-
-    Args:
-        source: a file (".gz" is unpacked), or "-" for standard input.
-        field: of the JSON objects; None = plain lines.
-
-    Raises DataError: no such file, not UTF-8, no texts, or a line without that field. ConfigError: a ".jsonl" file
-    without `field`.
-    """
-    if field is None and source.removesuffix(".gz").endswith(".jsonl"):
-        raise ConfigError(f"{source} holds JSON: name the field of the text, e.g. --field text")
-    name = "standard input" if source == "-" else source
-    try:
-        with _opened(source) as lines:
-            plain = (line.rstrip("\r\n") for line in _decoded(lines, name))
-            texts = list(plain) if field is None else list(_fields(plain, field, name))
-    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise DataError(f"{name} cannot be unpacked ({error}): copy it anew, or unpack it by hand") from None
-    except FileNotFoundError:
-        raise DataError(f"no such file: {source}") from None
-    if not texts:
-        raise DataError(f"{name} holds no texts")
-    return texts
 
 
 def parse_task(text: str) -> str | dict[str, float]:
@@ -121,151 +86,136 @@ def task_words(task: str | Mapping[str, float] | None) -> str | None:
     return ",".join(f"{name}={weight}" for name, weight in task.items()) if isinstance(task, Mapping) else task
 
 
+def is_folder(out: str) -> bool:
+    """Whether an output is a folder of shards: its name ends in /, or it is one."""
+    return out.endswith("/") or Path(out).is_dir()
+
+
 def encode_file(
     encoder: TextEncoder,
-    texts: list[str],
+    texts: Inputs | Iterable[str],
     out: str,
     settings: Settings | None = None,
     *,
-    progress: Callable[[int], None] | None = None,
+    sharding: Sharding | None = None,
+    progress: Progress | None = None,
 ) -> Stats:
-    """Encode and write, chunk by chunk; the file appears whole or not at all.
+    """Encode and write, chunk by chunk; a file appears whole or not at all.
 
     Args:
         encoder: as `limbeck.load` gives it.
-        texts: at least one.
-        out: FILE.npy (an array [N, D]), FILE.npz (in int8: "codes" [N, D], "scales" [N] and "task"), FILE.jsonl
-            (objects with "text", "vector" and, where there are, "scale" and "task"), or "-": JSONL on standard output.
-        settings: how to encode. The task "auto" is settled once, by all texts, so that all vectors lie in one space.
+        texts: at least one; files as `find_inputs` finds them, or texts.
+        out: where vectors go:
+
+            - FILE.parquet or FILE.arrow: columns "text", or "id" where ids were asked for; "vector", lists of one
+              length; in int8 "scale";
+            - FILE.npy: an array [N, D]. FILE.npz, in int8 instead of it: "codes" [N, D], "scales" [N] and "task";
+            - FILE.jsonl: objects with "text" or "id", "vector" and, where there are, "scale" and "task"; or "-", the
+              same on standard output;
+            - FOLDER/: shards that are such files, see `limbeck.encoding.shards`. Those that are there already are not
+              made again, if all that decides their bytes is the same.
+        settings: how to encode. The task "auto" is settled by the first 16,384 texts, and all vectors lie in one space.
+        sharding: how to cut a folder into shards; if it is given, `out` is a folder whatever its name.
         progress: called with the number of texts done since the last call.
 
-    Raises ConfigError: another ending of `out`. DataError that names the line: a text that cannot be encoded, or is too
-    long where that is an error.
+    Raises:
+        ConfigError: another ending of `out`, or a folder of what cannot be read a second time.
+        DataError: as `read_rows` and, naming the line, a text that cannot be encoded, or is too long where that is an
+            error. A full disk. As `write_shards`.
     """
     settings = settings or Settings()
-    array = ".npz" if settings.precision == "int8" else ".npy"
-    if out != "-" and not out.endswith((array, ".jsonl")):
-        raise ConfigError(
-            f"cannot write {settings.precision} vectors to {out!r}: end it in {array} or .jsonl, or use - for JSONL"
-        )
+    if sharding is None and is_folder(out):
+        sharding = Sharding()
+    if sharding and not isinstance(texts, Inputs):
+        raise ConfigError("shards are resumed by reading the input again: give files, as `find_inputs` finds them")
+    ids = isinstance(texts, Inputs) and texts.id is not None
+    form = format_of(f"{out}*.{sharding.format}" if sharding else out, settings.precision, ids=ids)
     start = time.perf_counter()
-    if settings.task == "auto":
-        settings = replace(settings, task=encoder.route(texts, role=settings.role))
+    rows, settings = _settled(encoder, read_rows(texts) if isinstance(texts, Inputs) else _rows(texts), settings)
     task = task_words(settings.task)
-    cuts: list[int] = []
-    chunks = _encoded(encoder, texts, settings, cuts, progress)
-    if out == "-":
-        row, size = _write_jsonl(sys.stdout, texts, chunks, task)
+    counts: Counter[str] = Counter()
+
+    def write(path: Path, part: Iterator[Row]) -> int:
+        before = counts["texts"]
+        with full_disk_named(path), atomic_write(path) as temporary:
+            WRITERS[form](temporary, _encoded(encoder, part, settings, counts, progress), task)
+        return counts["texts"] - before
+
+    written = None
+    if sharding and isinstance(texts, Inputs):
+        key = _key(encoder, texts, settings, sharding)
+        written = write_shards(Path(out), rows, key, sharding, write, kept=progress)
+    elif out == "-":
+        write_lines(sys.stdout, _encoded(encoder, rows, settings, counts, progress), task)
     else:
-        with atomic_write(Path(out)) as temporary:
-            if out.endswith(".npy"):
-                row, size = _write_npy(temporary, len(texts), chunks)
-            elif out.endswith(".npz"):
-                row, size = _write_npz(temporary, chunks, task)
-            else:
-                with open(temporary, "w", encoding="utf-8") as lines:
-                    row, size = _write_jsonl(lines, texts, chunks, task)
+        write(Path(out), rows)
     seconds = time.perf_counter() - start
-    speed = round(len(texts) / seconds, 1)
+    total, dim = written.rows if written else counts["texts"], _width(encoder, settings)
     return Stats(
-        texts=len(texts),
-        numbers=row,
+        texts=total,
+        numbers=dim // 8 if settings.precision.endswith("binary") else dim,
         precision=settings.precision,
         task=task,
-        bytes=size,
+        bytes=total * vector_bytes(dim, settings.precision),
         seconds=round(seconds, 3),
-        texts_per_second=speed,
+        texts_per_second=round(counts["texts"] / seconds, 1),
         out=out,
-        truncated=sum(cuts),
+        truncated=counts["truncated"],
         max_tokens=encoder.max_tokens,
+        shards=written.shards if written else None,
+        kept=written.kept if written else 0,
     )
 
 
-@contextmanager
-def _opened(source: str) -> Iterator[Iterable[bytes]]:
-    if source == "-":
-        yield sys.stdin.buffer  # not its text: whether that is UTF-8 depends on the locale
-    else:
-        with gzip.open(source, "rb") if source.endswith(".gz") else open(source, "rb") as lines:
-            yield lines
+def _rows(texts: Iterable[str]) -> Iterator[Row]:
+    number = 0
+    for number, text in enumerate(texts, start=1):
+        yield Row(text, None, f"line {number}")
+    if not number:
+        raise DataError("there are no texts to encode")
 
 
-def _decoded(lines: Iterable[bytes], name: str) -> Iterator[str]:
-    for number, line in enumerate(lines, start=1):
-        try:
-            yield line.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise DataError(
-                f"{name}:{number}: not UTF-8 ({error.reason}, byte {error.start + 1} of the line): convert the file, "
-                "e.g. with `iconv -f latin1 -t utf-8`"
-            ) from None
-
-
-def _fields(lines: Iterable[str], field: str, name: str) -> Iterator[str]:
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{name}:{number}: not JSON ({error})") from None
-        text = row.get(field) if isinstance(row, dict) else None
-        if not isinstance(text, str):
-            has = ", ".join(row) if isinstance(row, dict) else type(row).__name__
-            raise DataError(f"{name}:{number}: no text in field {field!r}, the row has {has}")
-        yield text
+def _settled(encoder: TextEncoder, rows: Iterator[Row], settings: Settings) -> tuple[Iterator[Row], Settings]:
+    """All rows, of which there is at least one, and the settings with what "auto" means for them."""
+    auto = settings.task == "auto"
+    first = list(islice(rows, _CHUNK if auto else 1))
+    if auto:
+        settings = replace(settings, task=encoder.route([row.text for row in first], role=settings.role))
+    return chain(first, rows), settings
 
 
 def _encoded(
     encoder: TextEncoder,
-    texts: list[str],
+    rows: Iterator[Row],
     settings: Settings,
-    cuts: list[int],
-    progress: Callable[[int], None] | None,
-) -> Iterator[Chunk]:
-    """Vectors [n, D] and their scales [n], or None where they have none; `cuts` gets the number of texts cut."""
-    for start in range(0, len(texts), _CHUNK):
-        chunk = texts[start : start + _CHUNK]
+    counts: Counter[str],
+    progress: Progress | None,
+) -> Iterator[Encoded]:
+    """Chunks with their vectors; `counts` is told of "texts" and of those "truncated"."""
+    for chunk in chunks(rows, _CHUNK):
         try:
-            found = encoder.encode(chunk, **asdict(settings))
+            found = encoder.encode([row.text for row in chunk], **asdict(settings), progress=progress)
         except TextError as error:
-            raise DataError(f"line {start + error.index + 1} {error.reason}") from None
-        cuts.append(encoder.truncated)
-        yield found if isinstance(found, tuple) else (found, None)
-        if progress:
-            progress(len(chunk))
+            raise DataError(f"{chunk[error.index].place} {error.reason}") from None
+        counts.update(texts=len(chunk), truncated=encoder.truncated)
+        yield Encoded(chunk, *found) if isinstance(found, tuple) else Encoded(chunk, found, None)
 
 
-# Each writer returns the numbers of a row, and the bytes of all vectors as numbers.
+def _width(encoder: TextEncoder, settings: Settings) -> int:
+    return encoder.projection.teacher_dim if settings.space == "teacher" else settings.dim or encoder.dim
 
 
-def _write_npy(path: Path, count: int, chunks: Iterator[Chunk]) -> tuple[int, int]:
-    first, _ = next(chunks)
-    array = np.lib.format.open_memmap(path, mode="w+", dtype=first.dtype, shape=(count, first.shape[1]))
-    array[: len(first)] = first
-    done = len(first)
-    for vectors, _ in chunks:
-        array[done : done + len(vectors)] = vectors
-        done += len(vectors)
-    array.flush()
-    return first.shape[1], array.nbytes
-
-
-def _write_npz(path: Path, chunks: Iterator[Chunk], task: str | None) -> tuple[int, int]:
-    codes, scales = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
-    with open(path, "wb") as file:  # by its name, numpy would add an ending
-        np.savez(file, allow_pickle=False, codes=codes, scales=scales, **({"task": np.array(task)} if task else {}))
-    return codes.shape[1], codes.nbytes + scales.nbytes
-
-
-def _write_jsonl(lines: IO[str], texts: list[str], chunks: Iterator[Chunk], task: str | None) -> tuple[int, int]:
-    done = row = size = 0
-    asked = f', "task": {json.dumps(task)}' if task else ""
-    for vectors, scales in chunks:
-        for i, vector in enumerate(vectors):
-            numbers = ",".join(vector.astype(str))  # the shortest text that reads back as the same number
-            scale = "" if scales is None else f', "scale": {scales[i]!s}'
-            lines.write(
-                f'{{"text": {json.dumps(texts[done], ensure_ascii=False)}, "vector": [{numbers}]{scale}{asked}}}\n'
-            )
-            done += 1
-        row, size = vectors.shape[1], size + vectors.nbytes + (0 if scales is None else scales.nbytes)
-    return row, size
+def _key(encoder: TextEncoder, inputs: Inputs, settings: Settings, sharding: Sharding) -> dict[str, Any]:
+    """What decides the bytes of shards, beside their number of rows."""
+    how = encoder.runtime
+    return {
+        "model": encoder.fingerprint_of(settings.task, space=settings.space, dim=settings.dim),
+        "runtime": f"{how.backend} {how.precision} on {how.device}",
+        **asdict(settings),
+        "task": task_words(settings.task),
+        "dim": settings.dim or encoder.dim,
+        "shard_format": sharding.format,
+        "field": inputs.field,
+        "id": inputs.id,
+        "inputs": identities(inputs),
+    }

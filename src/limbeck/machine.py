@@ -79,10 +79,13 @@ def load_average() -> tuple[float, float, float] | None:
 
 
 def usable_cores() -> int:
-    """CPU cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """CPU cores that this process may run on, or the container's quota of them where that is less."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, min(cores, int(quota) // int(period)))  # rounded down: a thread too many stops all of them
+    except (OSError, ValueError):  # no such container, or the word "max"
+        return cores
 
 
 def usable_ram() -> int:

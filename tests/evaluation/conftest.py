@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 DIMS = (32, 64, 128, 256, 384)
-MATRIX = {  # task → base, the four adapters, auto, teacher
-    "retrieval": (0.752, 0.787, 0.741, 0.748, 0.712, 0.786, 0.845),
-    "text-matching": (0.701, 0.695, 0.803, 0.699, 0.664, 0.768, 0.742),
-    "clustering": (0.488, 0.493, 0.527, 0.519, 0.472, 0.514, 0.531),
-    "classification": (0.671, 0.668, 0.684, 0.679, 0.738, 0.731, 0.702),
+MATRIX = {  # task → base, the four adapters, auto, static, teacher
+    "retrieval": (0.752, 0.787, 0.741, 0.748, 0.712, 0.786, 0.693, 0.845),
+    "text-matching": (0.701, 0.695, 0.803, 0.699, 0.664, 0.768, 0.622, 0.742),
+    "clustering": (0.488, 0.493, 0.527, 0.519, 0.472, 0.514, 0.451, 0.531),
+    "classification": (0.671, 0.668, 0.684, 0.679, 0.738, 0.731, 0.655, 0.702),
 }
 HOSTILE = '<script>alert("x")</script> & <b>bold</b> | `code`'
 
@@ -28,27 +28,36 @@ def fake_scores() -> dict[str, Any]:
         "created": "2026-03-01T10:22:00Z",
         "teacher": "all-MiniLM-L6-v2",
         "student": "A 4 × 256 RoPE transformer, last-token pooling",
-        "ndcg_at_10": {"teacher": 0.845, "student": 0.787, "untrained": 0.214},
+        "ndcg_at_10": {"teacher": 0.845, "student": 0.787, "untrained": 0.214, "static": 0.693},
         "recall_at_10": {"teacher": 0.931, "student": 0.893, "untrained": 0.307},
         "mrr_at_10": {"teacher": 0.818, "student": 0.753, "untrained": 0.188},
         "queries": 1000,
         "documents": 2000,
+        "indexes": [
+            {"queries": "teacher", "documents": "teacher", "ndcg_at_10": 0.845},
+            {"queries": "base", "documents": "base", "ndcg_at_10": 0.752},
+            {"queries": "base", "documents": "teacher", "ndcg_at_10": 0.776},
+            {"queries": "retrieval", "documents": "retrieval", "ndcg_at_10": 0.787},
+            {"queries": "retrieval", "documents": "teacher", "ndcg_at_10": 0.803},
+        ],
         "seconds": 581.3,
         "seconds_by_stage": {"data": 48.2, "teach": 121.9, "distill": 372.4, "evaluate": 36.0, "report": 0.6},
         "peak_rss_mb": 2931.4,
         "dims": [_row(student, d, "float32", 4 * d) for d in DIMS]
         + [_row(bits, d, "binary", d // 8, 0.787) for d in DIMS],
         "teacher_dims": [_row(teacher, d, "float32", 4 * d) for d in DIMS],
-        "vector_dim": {"teacher": 384, "student": 384},
-        "texts_per_second": {"teacher": 418.2, "student": 1012.7},
+        "vector_dim": {"teacher": 384, "student": 384, "static": 256},
+        "texts_per_second": {"teacher": 418.2, "student": 1012.7, "static": 21512.0},
         "parameters": {
             "teacher": {"total": 22713216, "without_token_embeddings": 10794624},
             "student": {"total": 10617088, "without_token_embeddings": 2803456},
+            "static": {"total": 7813632},
         },
         "compute_per_token_ratio": 0.446,
         "max_tokens": {"teacher": 256, "student": 512},
         "adapters": {
-            task: dict(zip(("base", *MATRIX, "auto", "teacher"), row, strict=True)) for task, row in MATRIX.items()
+            task: dict(zip(("base", *MATRIX, "auto", "static", "teacher"), row, strict=True))
+            for task, row in MATRIX.items()
         },
         "adapter_metrics": {
             "retrieval": "nDCG@10",

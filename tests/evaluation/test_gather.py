@@ -50,14 +50,17 @@ def test_a_file_and_its_folder_are_the_same_results(tmp_path):
     )
 
 
-def test_a_run_gives_its_student_its_base_and_its_teacher_on_the_held_out_tasks(run_folder, tmp_path):
+def test_a_run_gives_student_base_teacher_and_static_model_on_the_held_out_tasks(run_folder, tmp_path):
     evaluation = evaluation_of_run(run_folder(tmp_path / "run"))
     assert scores_of(evaluation) == {
         "run, student": [0.787, 0.803, 0.519, 0.738],
         "run, base": [0.752, 0.701, 0.488, 0.671],
         "all-MiniLM-L6-v2": [0.845, 0.742, 0.531, 0.702],
+        "run, static": [0.693, 0.622, 0.451, 0.655],
     }
-    student, base, teacher = evaluation.models
+    student, base, teacher, static = evaluation.models
+    assert (static.kind, static.dim, static.parameters, static.texts_per_second) == ("static", 256, 7813632, 21512)
+    assert base.texts_per_second is None and base.parameters == student.parameters
     assert [t.type for t in student.tasks] == ["Retrieval", "STS", "Clustering", "Classification"]
     assert [t.metric for t in student.tasks] == ["ndcg_at_10", "spearman", "v_measure", "accuracy"]
     assert [t.adapter for t in student.tasks] == ["retrieval", "text-matching", "clustering", "classification"]
@@ -70,7 +73,11 @@ def test_a_run_gives_its_student_its_base_and_its_teacher_on_the_held_out_tasks(
 
 def test_a_run_of_the_base_alone_has_its_held_out_retrieval(run_folder, tmp_path):
     folder = run_folder(tmp_path / "run", adapters={}, adapter_metrics={})
-    assert scores_of(evaluation_of_run(folder)) == {"run, student": [0.787], "all-MiniLM-L6-v2": [0.845]}
+    assert scores_of(evaluation_of_run(folder)) == {
+        "run, student": [0.787],
+        "all-MiniLM-L6-v2": [0.845],
+        "run, static": [0.693],
+    }
 
 
 def test_runs_share_a_task_where_they_were_scored_on_the_same_texts_only(run_folder, tmp_path):

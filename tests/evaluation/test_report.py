@@ -56,12 +56,53 @@ def test_each_chart_has_a_title_a_description_and_a_table(full):
 
 def test_tables_of_the_markdown_have_as_many_cells_in_every_row(full):
     tables = cells_of(full[1])
-    assert len(tables) == 9 and all(len(set(cells)) == 1 for cells in tables)
+    assert len(tables) == 10 and all(len(set(cells)) == 1 for cells in tables)
 
 
 def test_the_same_run_gives_the_same_bytes(full, scores, metrics, adapter_logs, tmp_path):
     write_report(parse_scores(scores), metrics, tmp_path, adapter_metrics_log=adapter_logs)
     assert (tmp_path / "index.html").read_text(encoding="utf-8") == full[0]
+
+
+def test_the_static_model_stands_beside_teacher_and_student_in_every_table(full):
+    html, markdown = full
+    assert "| Static token vectors | 0.693 | – | – | 82.0% |" in markdown
+    assert "| texts a second | 418 | 1,013 | 21,512 | 2.42× |" in markdown
+    assert "| parameters | 22.7M | 10.6M | 7.81M | 0.47× |" in markdown
+    assert "| bytes a vector, float32 | 1,536 | 1,536 | 1,024 | 1.00× |" in markdown
+    assert "one vector for each token" in Page(html).text and 'class="bar c-static"' in html
+
+
+def test_a_report_without_a_static_model_has_no_column_for_it(scores, tmp_path):
+    for part in ("ndcg_at_10", "texts_per_second", "vector_dim", "parameters"):
+        del scores[part]["static"]
+    for row in scores["adapters"].values():
+        del row["static"]
+    write_report(scores, [], tmp_path)
+    pages = [(tmp_path / name).read_text(encoding="utf-8") for name in ("index.html", "report.md")]
+    assert "static" not in pages[1].lower() and "static model" not in Page(pages[0]).text
+    assert "| texts a second | 418 | 1,013 | 2.42× |" in pages[1]
+
+
+def test_queries_in_the_teachers_index_are_held_against_the_teachers_own(full):
+    html, markdown = full
+    rows = [
+        "| queries by | documents by | nDCG@10 | of teacher |",
+        "| --- | --- | ---: | ---: |",
+        "| teacher | teacher | 0.845 | 100.0% |",
+        "| student, base | student, base | 0.752 | 89.0% |",
+        "| student, base | teacher | 0.776 | 91.8% |",
+        "| student | student | 0.787 | 93.1% |",
+        "| student | teacher | 0.803 | 95.0% |",
+    ]
+    assert "\n".join(rows) in markdown
+    assert "In the teacher’s index" in Page(html).text
+
+
+def test_a_student_without_adapters_is_its_base(scores, tmp_path):
+    scores["indexes"] = [row for row in scores["indexes"] if row["queries"] != "retrieval"]
+    write_report(scores, [], tmp_path)
+    assert "| student | teacher | 0.776 | 91.8% |" in (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("part", [key for key in Scores.model_fields if key != "ndcg_at_10"])
@@ -118,7 +159,7 @@ def test_scores_survive_json_and_retention_is_filled_in(scores, tmp_path):
     scores = parse_scores(scores)
     scores.save(tmp_path / "scores.json")
     raw = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))
-    assert raw["ndcg_at_10"] == {"teacher": 0.845, "student": 0.787, "untrained": 0.214}
+    assert raw["ndcg_at_10"] == {"teacher": 0.845, "student": 0.787, "untrained": 0.214, "static": 0.693}
     assert raw["seconds"] == 581.3 and raw["peak_rss_mb"] == 2931.4
     assert raw["retention"] == pytest.approx(0.787 / 0.845)
     assert read_scores(tmp_path / "scores.json") == scores

@@ -160,6 +160,58 @@ def test_a_model_without_adapters_refuses_to_be_asked_for_one(sentence_transform
         open_subject(str(sentence_transformer)).encode(TEXTS, role=None, adapter="retrieval")
 
 
+# ------------------------------------------------------------------------------------ static models
+
+
+@pytest.fixture
+def static(tmp_path: Path) -> Path:
+    """A folder as model2vec writes it."""
+    from model2vec import StaticModel
+
+    tokenizer = wordpiece().backend_tokenizer
+    vectors = np.random.default_rng(0).normal(size=(tokenizer.get_vocab_size(), 6)).astype(np.float32)
+    about = {"model_type": "model2vec"}
+    StaticModel(vectors, tokenizer, about, normalize=False, max_length=8).save_pretrained(tmp_path / "tokens")
+    return tmp_path / "tokens"
+
+
+def test_a_static_model_is_told_by_its_config_and_reads_texts_alike_in_every_role(static: Path) -> None:
+    from model2vec import StaticModel
+
+    subject = open_subject(str(static))
+    assert (subject.kind, subject.name, subject.dim, list(subject.dims)) == ("static", "tokens", 6, [6])
+    assert subject.max_tokens == 8 and subject.parameters == StaticModel.from_pretrained(static).embedding.size
+    expected = StaticModel.from_pretrained(static).encode(TEXTS, normalize=True)
+    for role in ("query", "document", None):
+        np.testing.assert_allclose(subject.encode(TEXTS, role=role, adapter=None), expected, atol=1e-6)
+    assert open_subject(f"static:{static}").fingerprint(None) == subject.fingerprint(None)
+    with pytest.raises(ConfigError, match="tokens has no adapters"):
+        subject.encode(TEXTS, role=None, adapter="retrieval")
+
+
+def test_a_text_without_a_known_token_still_has_a_direction_in_a_static_model(static: Path) -> None:
+    found = open_subject(str(static)).encode(["", *TEXTS], role=None, adapter=None)
+    np.testing.assert_array_equal(found[0], [1, 0, 0, 0, 0, 0])
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
+
+
+def test_a_static_model_that_is_cut_shorter_or_differs_in_a_file_is_another_model(static: Path) -> None:
+    whole, short = open_subject(str(static)), open_subject(str(static), max_tokens=1)
+    assert short.max_tokens == 1 and short.fingerprint(None) != whole.fingerprint(None)
+    np.testing.assert_allclose(
+        short.encode(TEXTS[1:], role=None, adapter=None), whole.encode(["the"], role=None, adapter=None), atol=1e-6
+    )
+    before = whole.fingerprint(None)
+    config = static / "config.json"
+    config.write_text(config.read_text().replace("model2vec", "model2vec "))
+    assert open_subject(f"static:{static}").fingerprint(None) != before
+
+
+def test_a_folder_of_another_kind_is_no_static_model(bundle: Path) -> None:
+    with pytest.raises(ModelError, match="is no static model that model2vec reads"):
+        open_subject(f"static:{bundle}")
+
+
 # --------------------------------------------------------------------------------------- endpoints
 
 

@@ -221,21 +221,6 @@ def test_an_empty_text_and_a_word_of_100_000_characters_have_vectors(
     np.testing.assert_allclose(vectors[0], encoder.encode(""), atol=1e-5)
 
 
-def test_a_line_of_a_file_that_cannot_be_encoded_is_named(shared: Encoder, tmp_path: Path, monkeypatch) -> None:
-    from limbeck import encode_file
-
-    monkeypatch.setattr(encode_file, "_CHUNK", 2)
-    (tmp_path / "t.jsonl").write_text('{"t": "a"}\n{"t": ""}\n{"t": "\\ud800"}\n')
-    texts = encode_file.read_texts(str(tmp_path / "t.jsonl"), "t")
-    with pytest.raises(DataError, match="^line 3 is not valid Unicode"):
-        encode_file.encode_file(shared, texts, str(tmp_path / "v.npy"))
-    strict = encode_file.Settings(on_long="error")
-    with pytest.raises(DataError, match=r"^line 3 has \d+ tokens, over the limit of 32: shorten it"):
-        encode_file.encode_file(shared, ["a", "b", "join " * 50], str(tmp_path / "v.npy"), strict)
-    stats = encode_file.encode_file(shared, ["a", "b", "join " * 50], str(tmp_path / "v.npy"))
-    assert str(stats).endswith("v.npy; 1 of them cut at 32 tokens")
-
-
 # ----------------------------------------------------------------------------------- late chunking
 
 

@@ -81,7 +81,7 @@ def test_a_run_leaves_its_bundle_scores_and_report_and_lowers_the_loss(
     model = limbeck.load(out / "model")
     assert model.encode(["sort a list"], role="query").shape == (1, TEACHER_DIM)
     scores = json.loads((out / "scores.json").read_text())
-    assert set(scores["ndcg_at_10"]) == {"teacher", "student", "untrained"}
+    assert set(scores["ndcg_at_10"]) == {"teacher", "student", "untrained", "static"}
     assert scores["seconds"] > 0 and scores["peak_rss_mb"] > 0
     assert {(row["precision"], row["rescored_by"]) for row in scores["dims"]} == {
         ("float32", None),

@@ -24,6 +24,7 @@ _TYPES: dict[Task, str] = {  # as mteb names them
     "clustering": "Clustering",
     "classification": "Classification",
 }
+_KINDS: dict[str, Any] = {"teacher": "sentence-transformers", "static": "static"}
 _METRICS = {"nDCG@10": "ndcg_at_10", "Spearman": "spearman", "V-measure": "v_measure"}
 _DECIDE = ("queries", "classification", "clustering", "shots")  # settings that decide what is scored
 _SAME = 1e-6  # a score that was measured again differs by rounding only
@@ -98,7 +99,7 @@ def _facts(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def evaluation_of_run(folder: Path) -> Evaluation:
-    """Held-out scores of a run as results: of its teacher, its base, and the student with the adapter of each task.
+    """Held-out scores of a run as results: of teacher, base, student with the adapter of each task, and static model.
 
     The mark behind a task's name stands for its held-out texts: runs compare where their marks are equal.
 
@@ -110,11 +111,12 @@ def evaluation_of_run(folder: Path) -> Evaluation:
     width = scores.vector_dim
     if width is None or not width.student:
         raise DataError(f"{folder / SCORES} does not say how many dims the vectors have: run the stage report again")
-    own, base, taught = ({task: who or task for task in scores.adapters} for who in ("", "base", "teacher"))
+    own, base, taught, static = ({t: who or t for t in scores.adapters} for who in ("", "base", "teacher", "static"))
     models = [
         _variant(scores, mark, f"{name}, student", "student", own, width.student),
         _variant(scores, mark, f"{name}, base", "base", base, width.student),
         _variant(scores, mark, scores.teacher or "teacher", "teacher", taught, width.teacher),
+        _variant(scores, mark, f"{name}, static", "static", static, width.static),
     ]
     found = [model for model in models if model is not None and model.tasks]
     if not found:
@@ -131,7 +133,10 @@ def evaluation_of_run(folder: Path) -> Evaluation:
 def _variant(
     scores: Scores, mark: str, name: str, who: str, speakers: dict[str, str], dim: float | None
 ) -> ModelResult | None:
-    """One of the models of a run. who: "student", "base" or "teacher"; speakers: task → whose score of it to take."""
+    """One of the models of a run, or None. speakers: task → whose score of it to take.
+
+    who: "student", "base", "teacher" or "static".
+    """
     if not dim:
         return None
     found = {task: scores.adapters[task][says] for task, says in speakers.items() if says in scores.adapters[task]}
@@ -139,7 +144,7 @@ def _variant(
     if retrieval is not None:
         found = {"retrieval": retrieval} | found
     curve = {"student": scores.dims, "teacher": scores.teacher_dims}.get(who, [])
-    sizes = scores.parameters and getattr(scores.parameters, "teacher" if who == "teacher" else "student")
+    sizes = _side(scores.parameters, who)
     tasks = [
         _task(scores, mark, task, found[task], [d.point() for d in curve] if task == "retrieval" else [], who)
         for task in TASKS
@@ -150,11 +155,11 @@ def _variant(
     return ModelResult(
         model=name,
         identity=f"{name}, held-out {mark}, {seal}",
-        kind="sentence-transformers" if who == "teacher" else "bundle",
+        kind=_KINDS.get(who, "bundle"),
         dim=int(dim),
-        max_tokens=_side(scores.max_tokens, who),
+        max_tokens=_number(_side(scores.max_tokens, who)),
         parameters=sizes and sizes.total,
-        texts_per_second=None if who == "base" else _side(scores.texts_per_second, who),
+        texts_per_second=None if who == "base" else _number(_side(scores.texts_per_second, who)),
         tasks=tasks,
     )
 
@@ -175,7 +180,10 @@ def _task(scores: Scores, mark: str, task: Task, score: float, curve: list[Curve
 
 
 def _side(sides: Any, who: str) -> Any:
-    value = sides and (sides.teacher if who == "teacher" else sides.student)
+    return sides and getattr(sides, "student" if who == "base" else who)
+
+
+def _number(value: Any) -> Any:
     return int(value) if value is not None and value == int(value) else value
 
 

@@ -1,4 +1,4 @@
-"""Held-out retrieval of a run: teacher, student and the student before its first step, on the same queries.
+"""Held-out retrieval of a run: teacher, student, the student before its first step and others, on the same queries.
 
 Vectors are encoded once and reused over widths and precisions.  Q: queries, N: documents, D: dims.
 """

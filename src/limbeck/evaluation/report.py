@@ -72,6 +72,7 @@ def _context(scores: Scores, metrics: Metrics, adapter_metrics: Mapping[str, Met
         "tiles": _tiles(scores),
         "quality": _quality_bars(scores),
         "quality_table": _quality_table(scores),
+        "indexes": _index_table(scores),
         "matrix": matrix(scores),
         "averaging": averaging_table(scores),
         "spread": spread_effect(scores),
@@ -142,7 +143,12 @@ def _widest(dims: Sequence[DimScore], precision: str) -> DimScore | None:
 
 # ------------------------------------------------------------------------------------------- quality
 
-_MODELS = (("teacher", "Teacher"), ("student", "Student"), ("untrained", "Student, untrained"))
+_MODELS = (
+    ("teacher", "Teacher"),
+    ("student", "Student"),
+    ("static", "Static token vectors"),
+    ("untrained", "Student, untrained"),
+)
 
 
 def _quality_bars(scores: Scores) -> list[Bar]:
@@ -170,6 +176,20 @@ def _quality_table(scores: Scores) -> Table:
             share = [fmt.percent(None if ndcg is None else ndcg / teacher)] if teacher else []
             table.rows.append([name, *(fmt.score(getattr(values, key)) for _, values in given), *share])
     return table
+
+
+def _index_table(scores: Scores) -> Table | None:
+    """Who asks, whose index is searched, and how well that goes, against the teacher in its own index."""
+    adapted = any(x.queries == "retrieval" for x in scores.indexes)
+    names = {"teacher": "teacher", "retrieval": "student", "base": "student, base" if adapted else "student"}
+    teacher = next((x.ndcg_at_10 for x in scores.indexes if x.queries == x.documents == "teacher"), None)
+    rows = [
+        [names[x.queries], names[x.documents], fmt.score(x.ndcg_at_10)]
+        + ([fmt.percent(x.ndcg_at_10 / teacher)] if teacher else [])
+        for x in scores.indexes
+    ]
+    head = ["queries by", "documents by", "nDCG@10", *(["of teacher"] if teacher else [])]
+    return Table(head, rows, names=2) if rows else None
 
 
 # ---------------------------------------------------------------------------------------------- dims
@@ -275,32 +295,35 @@ def _number(value: Any, spec: str) -> str:
 
 def _speed_table(scores: Scores) -> Table | None:
     rows: list[list[str]] = []
+    static = scores.ndcg_at_10.static is not None
 
     def add(label: str, sides: Sides | None, show: Any, relation: bool = True) -> None:
         if sides is None or (sides.teacher is None and sides.student is None):
             return
         quotient = _quotient(sides) if relation else None
-        rows.append(
-            [label, show(sides.teacher), show(sides.student), fmt.NONE if quotient is None else f"{quotient:.2f}×"]
-        )
+        shown = [show(sides.teacher), show(sides.student), *([show(sides.static)] if static else [])]
+        rows.append([label, *shown, fmt.NONE if quotient is None else f"{quotient:.2f}×"])
 
     parameters, width = scores.parameters, scores.vector_dim
     add("texts a second", scores.texts_per_second, fmt.rate)
     if parameters:
-        t, s = parameters.teacher, parameters.student
-        add("parameters", Sides(teacher=t and t.total, student=s and s.total), fmt.short_count)
+        t, s, v = parameters.teacher, parameters.student, parameters.static
+        add("parameters", Sides(teacher=t and t.total, student=s and s.total, static=v and v.total), fmt.short_count)
         inner = Sides(teacher=t and t.without_token_embeddings, student=s and s.without_token_embeddings)
         add("parameters, without token embeddings", inner, fmt.short_count)
     if scores.compute_per_token_ratio is not None:
         add("compute per token, teacher = 1", Sides(teacher=1.0, student=scores.compute_per_token_ratio), fmt.count)
     if width:
         add("dimensions", width, fmt.count)
-        scaled = Sides(teacher=width.teacher and width.teacher * 4, student=width.student and width.student * 4)
-        add("bytes a vector, float32", scaled, fmt.count)
-        bits = Sides(teacher=width.teacher and width.teacher / 8, student=width.student and width.student / 8)
-        add("bytes a vector, 1 bit", bits, fmt.count)
+        add("bytes a vector, float32", _scaled(width, 4), fmt.count)
+        add("bytes a vector, 1 bit", _scaled(width, 1 / 8), fmt.count)
     add("longest text, tokens", scores.max_tokens, fmt.count)
-    return Table(["", "teacher", "student", "student / teacher"], rows) if rows else None
+    head = ["", "teacher", "student", *(["static"] if static else []), "student / teacher"]
+    return Table(head, rows) if rows else None
+
+
+def _scaled(sides: Sides, factor: float) -> Sides:
+    return Sides(**{who: value and value * factor for who, value in sides.model_dump().items()})
 
 
 def _training_facts(scores: Scores, metrics: Metrics) -> dict[str, str]:

@@ -15,6 +15,7 @@ from limbeck.evaluation.results import Evaluation, VectorPrecision
 from limbeck.evaluation.runner import evaluate
 from limbeck.evaluation.scoring import Tell
 from limbeck.evaluation.subjects import Compute, Subject, open_subject, run_folder
+from limbeck.evaluation.teacher_index import TeacherIndex, check_searches
 from limbeck.evaluation.variants import BY_TASK, variants_of
 
 
@@ -34,6 +35,8 @@ class Request:
     compute: Compute = "fp32"
     max_tokens: int | None = None
     skip_private: bool = False
+    documents_by: str | None = None  # a teacher, see `open_subject`: it encodes the documents, the models the queries
+    same_teacher: bool = False  # it is the models' teacher, even under another name
 
 
 def answer(request: Request, *, command: str | None = None, tell: Tell = lambda _: None) -> tuple[Evaluation, Path]:
@@ -45,10 +48,12 @@ def answer(request: Request, *, command: str | None = None, tell: Tell = lambda 
     with TemporaryDirectory() as made:  # scores are kept by what is in a set, wherever it lay
         tell("looking for the tasks")  # before any model is loaded: a misspelt name costs seconds
         found = find_tasks(write_named(request.tasks, Path(made)), skip_private=request.skip_private)
+        if request.documents_by is not None:
+            check_searches(found.tasks)
         subjects: list[Subject] = []
         for model in request.models:
             tell(f"loading {model}")
-            subjects.append(open_subject(model, compute=request.compute, max_tokens=request.max_tokens))
+            subjects.append(_opened(model, request))
         variants = variants_of(
             subjects, dims=request.dims, precisions=request.precisions, adapter=request.adapter, names=request.models
         )
@@ -66,6 +71,13 @@ def answer(request: Request, *, command: str | None = None, tell: Tell = lambda 
         )
     write_comparison(evaluation, out)
     return evaluation, out
+
+
+def _opened(model: str, request: Request) -> Subject:
+    subject = open_subject(model, compute=request.compute, max_tokens=request.max_tokens)
+    if request.documents_by is None:
+        return subject
+    return TeacherIndex(subject, request.documents_by, compute=request.compute, same_teacher=request.same_teacher)
 
 
 def default_out(subjects: Sequence[Subject]) -> Path:

@@ -66,7 +66,7 @@ class ModelResult(_Part):
 
     model: str  # what a table calls it
     identity: str  # changes with whatever changes its scores; no other variant has it
-    kind: Literal["bundle", "jina-v5", "sentence-transformers", "openai"]
+    kind: Literal["bundle", "jina-v5", "sentence-transformers", "openai", "static", "teacher-index"]
     group: str | None = None  # variants that differ in nothing but the seed of their training have one group
     seed: int | None = None
     dim: int = Field(gt=0)

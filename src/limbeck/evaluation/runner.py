@@ -162,7 +162,7 @@ def _model_result(
         model=variant.label,
         identity=variant.identity,
         kind=subject.kind,
-        group=f"{training[0]} {variant.adapter} {variant.dim} {variant.precision}" if training else None,
+        group=_group(training[0], variant) if training else None,
         seed=training[1] if training else None,
         dim=variant.dim,
         precision=variant.precision,
@@ -171,6 +171,12 @@ def _model_result(
         texts_per_second=speed,
         tasks=[f.result.model_copy(update={"leak": leaks.get((variant.digest, f.result.task))}) for f in scored],
     )
+
+
+def _group(training: str, variant: Variant) -> str:
+    """What the variants of several seeds have in common."""
+    asked = "" if variant.subject.kind == "bundle" else f" {variant.subject.kind}"
+    return f"{training} {variant.adapter} {variant.dim} {variant.precision}{asked}"
 
 
 def _speed(scored: Sequence[Scored]) -> float | None:

@@ -25,6 +25,7 @@ class ByModel(_Part):
     teacher: float | None = None
     student: float | None = None
     untrained: float | None = None  # the student before its first step
+    static: float | None = None  # a vector for each token, the floor to beat
 
 
 class Sides(_Part):
@@ -32,6 +33,7 @@ class Sides(_Part):
 
     teacher: float | None = None
     student: float | None = None
+    static: float | None = None
 
 
 class DimScore(_Part):
@@ -58,10 +60,22 @@ class ParameterCount(_Part):
 
 
 class Parameters(_Part):
-    """Weights of both models."""
+    """Weights of the models."""
 
     teacher: ParameterCount | None = None
     student: ParameterCount | None = None
+    static: ParameterCount | None = None
+
+
+class IndexScore(_Part):
+    """Held-out nDCG@10 where one model encodes the queries and one the documents, "base" and "retrieval" the student.
+
+    Its queries are projected into the teacher's space where the teacher encodes the documents.
+    """
+
+    queries: Literal["teacher", "base", "retrieval"]
+    documents: Literal["teacher", "base", "retrieval"]
+    ndcg_at_10: float = Field(ge=0, le=1)
 
 
 class ExampleHit(_Part):
@@ -82,8 +96,10 @@ class ExampleSearch(_Part):
     gold_rank: int | None = Field(None, gt=0)  # 1 = first; None = unknown or not searched for
 
 
-SPEAKERS: tuple[str, ...] = ("base", *TASKS, "auto", "teacher")
-"""Whose vectors a task is scored with: the distilled base, one of its adapters, the router's choice, the teacher."""
+SPEAKERS: tuple[str, ...] = ("base", *TASKS, "auto", "static", "teacher")
+"""Whose vectors a task is scored with: the distilled base, one of its adapters, the router's choice, the static model
+that is to be beaten, the teacher.
+"""
 
 TaskScore = Annotated[float, Field(ge=-1, le=1)]  # Spearman goes below 0
 
@@ -154,6 +170,8 @@ class Scores(_Part):
     seconds: float | None = None  # wall time of all stages, data to report
     seconds_by_stage: dict[str, float] = {}  # in the order they ran
     peak_rss_mb: float | None = None  # largest resident memory of any process of the run, MiB
+
+    indexes: list[IndexScore] = []  # who asks and whose index is searched
 
     dims: list[DimScore] = []  # the student's vectors
     teacher_dims: list[DimScore] = []  # the teacher's, truncated the same way

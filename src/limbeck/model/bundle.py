@@ -2,7 +2,8 @@
 
     config.json model.safetensors tokenizer.json …   the base, as transformers writes it, with the inference RoPE
     modules.json 1_Pooling/ 2_Normalize/ config_sentence_transformers.json    SentenceTransformer(folder) loads it
-    adapters/<task>/                                 LoRA, as PEFT writes it, with the digest of the base it belongs to
+    adapters/<task>/                                 LoRA, as PEFT writes it, with the digest of the base it belongs to;
+                                                     and its projection, where it was trained with one of its own
     router.safetensors                               which adapters suit a text, for task="auto"
     projection.safetensors                           student → teacher space
     limbeck.json                                     tasks, dims, prefixes, RoPE pair, teacher, format version
@@ -108,12 +109,13 @@ def save_bundle(
     projection: Projection | None,
     card: str | None = None,
     adapters: Mapping[str, Adapter] = {},
+    projections: Mapping[str, Projection] = {},
     router: Router | None = None,
 ) -> None:
     """Write a bundle, whole or not at all.
 
-    `adapters` (by task) and `base` are written into its spec. Raises ModelError: an adapter of another base, or the
-    disk is full.
+    `adapters` (by task) and `base` are written into its spec; `projections` are those of adapters that were trained
+    with one of their own. Raises ModelError: an adapter of another base, or the disk is full.
     """
     digest = _check_fit(backbone, adapters)
     spec = BundleSpec.model_validate(spec.model_dump() | {"format": FORMAT, "tasks": list(adapters), "base": digest})
@@ -127,6 +129,8 @@ def save_bundle(
             projection.save(temporary / PROJECTION)
         for task, adapter in adapters.items():
             replace(adapter, base=digest).save(temporary / ADAPTERS / task, base_model=spec.name)
+        for task, own in projections.items():
+            own.save(temporary / ADAPTERS / task / PROJECTION)
         if router is not None:
             router.save(temporary / ROUTER)
         if card is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from numbers import Real
@@ -19,13 +19,15 @@ from limbeck import compress
 from limbeck.compress import Precision
 from limbeck.errors import ConfigError, ModelError, TextError
 from limbeck.files import sha256_file
-from limbeck.model import passes, runtime
+from limbeck.model import passes
+from limbeck.model import runtime as runtimes
 from limbeck.model.adapters import Adapter, merged
-from limbeck.model.bundle import PROJECTION, BundleSpec
+from limbeck.model.bundle import ADAPTERS, PROJECTION, BundleSpec
 from limbeck.model.prefixes import PREFIXES, ROLES, prefix
-from limbeck.model.projection import Projection
+from limbeck.model.projection import Projection, Space, check_space
 from limbeck.model.router import Router, rounded
 from limbeck.model.spans import Span, check_spans
+from limbeck.model.stream import CHUNK, encode_stream
 from limbeck.model.student import StudentModel
 from limbeck.model.tokenizer import OnLong, Tokenizer
 
@@ -59,12 +61,14 @@ class Encoder:
         spec: BundleSpec,
         *,
         device: torch.device | None = None,
-        precision: runtime.Precision = "auto",
+        precision: runtimes.Precision = "auto",
         folder: Path | None = None,
         adapters: Mapping[str, Adapter] = {},
         router: Router | None = None,
         hold: int | None = None,
         altered: str = "",
+        backend: runtimes.Backend = "torch",
+        compile: bool = False,
     ) -> None:
         """Use a model in memory; `limbeck.load` makes one from a folder.
 
@@ -79,14 +83,25 @@ class Encoder:
             router: chooses for task="auto".
             hold: as in `limbeck.load`.
             altered: how vectors differ from those that the files in `folder` make, as part of the fingerprint.
+            backend: as in `limbeck.load`.
+            compile: as in `limbeck.load`.
 
-        Raises ModelError: an adapter or the router has other shapes than the base. ConfigError: hold < 1.
+        Raises ModelError: an adapter or the router has other shapes than the base, or OpenVINO is not installed.
+        ConfigError: hold < 1, or a backend that does not go with the rest.
         """
         self.spec = spec.model_copy(update={"tasks": list(adapters)})
         self.tokenizer, self.folder, self.router = tokenizer, folder, router
-        self.device = device or runtime.device_of()
-        self.compute: Literal["fp32", "bf16"] = runtime.precision_of(precision, self.device)
-        self.model = model.to(self.device).eval()
+        self.device = device or runtimes.device_of()
+        self.compute: Literal["fp32", "bf16"] = runtimes.precision_of(precision, self.device)
+        runtimes.check_backend(backend, self.device, compiled=compile)
+        if backend == "openvino":
+            from limbeck.model import openvino
+
+            openvino.require()  # now, not at the first text
+        self._backend: runtimes.Backend = backend
+        self._compile = compile
+        self._threads = runtimes.limit_threads()
+        self.model = self._ready(model)
         self.truncated, self._altered = 0, altered
         for task, adapter in adapters.items():
             adapter.check_fits(model.backbone, name=task)
@@ -100,6 +115,7 @@ class Encoder:
         self._adapters = {task: _on(self.device, adapter) for task, adapter in adapters.items()}
         self.hold = hold or max(1, _HELD_BYTES // max(1, self._copy_bytes()))
         self._held: OrderedDict[_Shares, StudentModel] = OrderedDict()  # the one used last is last
+        self._stand_ins: OrderedDict[_Shares, passes.Forward] = OrderedDict()  # of another backend, likewise
 
     @property
     def dim(self) -> int:
@@ -134,6 +150,17 @@ class Encoder:
             precision=self.compute,
             folder=self.folder,
             altered=self._altered,
+            backend=self._backend,
+            compile=self._compile,
+        )
+
+    @property
+    def runtime(self) -> runtimes.Runtime:
+        """How it runs here."""
+        backbone: Any = self.model.backbone
+        attention = getattr(backbone.config, "_attn_implementation", None) or "eager"
+        return runtimes.Runtime(
+            self._backend, str(self.device), self.compute, attention, self._threads, compiled=self._compile
         )
 
     @property
@@ -144,8 +171,17 @@ class Encoder:
         router = [] if self.router is None else [str(self.router.tasks), self.router.weight, self.router.bias]
         return _digest(self._base_digest, *(part for item in self._adapter_digests.items() for part in item), *router)
 
-    def fingerprint_of(self, task: str | Mapping[str, float] | None) -> str:
-        """The same for one task or blend: it changes when vectors of that task do. Raises ConfigError."""
+    def fingerprint_of(
+        self, task: str | Mapping[str, float] | None, *, space: Space = "student", dim: int | None = None
+    ) -> str:
+        """The same for one task or blend: it changes when vectors of that task do. Raises ConfigError.
+
+        In the teacher's space they also depend on the projection, and on the width `dim` that they are projected from.
+        """
+        if space == "teacher":
+            task = "retrieval" if task == "auto" else task  # which is what it means for queries
+            head = self._projection_of(self._shares(task)).head(dim or self.dim).state_dict()
+            return _digest(self.fingerprint_of(task), *(part for item in head.items() for part in item))
         if task == "auto":
             return self.fingerprint
         parts = [part for name, share in self._shares(task) for part in (self._adapter_digests[name], str(share))]
@@ -180,6 +216,7 @@ class Encoder:
         task: Task | None = None,
         dim: int | None = None,
         precision: Precision = "float32",
+        space: Space = "student",
         spans: Sequence[Span] | Sequence[Sequence[Span]] | None = None,
         on_long: OnLong = "truncate",
         batch_tokens: int | None = None,
@@ -201,6 +238,10 @@ class Encoder:
                 - a list of these names, one for each text: each task's texts are encoded as by a call of their own, and
                   come back in their places.
             dim: keep the first so many dims, renormalised; None = all. Best one of `dims`.
+            space: "teacher" maps the vectors into the space of the teacher, so that they can be compared with vectors
+                that the teacher itself made of its documents (with `spec.teacher.document_instruction`). It goes with
+                task="retrieval" and with `base`, and `dim` must be one of `dims`: each has a map of its own, and all
+                lead to vectors of the teacher's width. A model with adapters has its base's vectors by `base.encode`.
             precision: float32 [N, D]; int8 → (codes [N, D], scales [N]); binary and ubinary [N, D / 8], one bit a dim.
             spans: late chunking (2409.04701). For each text, (start, end) of the spans that are wanted, in characters,
                 in any order (`limbeck.spans_of` makes them): the text is read once, and each span gets a vector from
@@ -220,29 +261,35 @@ class Encoder:
             spans, for each text what a call for so many texts as it has spans returns: a list of arrays [S, D].
 
         Raises:
-            ConfigError: an unknown role, task, dim or precision; a span that is not in its text, or holds no word.
+            ConfigError: an unknown role, task, dim or precision; a span that is not in its text, or holds no word;
+            in the teacher's space: spans, or a task that does not lead there.
+            ModelError: the teacher's space is asked for, and there is no projection, or none for this dim.
             TextError (a ModelError): a text is not valid Unicode or, if that is an error, too long; a span reaches over
             the cut.
         """
         if isinstance(texts, str):
             named: dict[str, Any] = {"role": role, "task": task, "dim": dim, "precision": precision}
-            named |= {"on_long": on_long, "batch_tokens": batch_tokens, "progress": progress}
+            named |= {"space": space, "on_long": on_long, "batch_tokens": batch_tokens, "progress": progress}
             batch = self.encode([texts], spans=None if spans is None else [spans], **named)  # type: ignore[list-item]
             return tuple(part[0] for part in batch) if isinstance(batch, tuple) else batch[0]
-        self._check(role, dim, precision, on_long)
+        width = dim or self.dim
+        if check_space(space, spans):
+            width = self.projection.head(width).out_features
+        self._check(role, dim, precision, on_long, width)
         of_texts: Any = spans
         if of_texts is not None:
             check_spans(texts, of_texts)
         bounds = passes.row_bounds(len(texts), of_texts)
-        vectors = np.empty((bounds[-1], dim or self.dim), dtype=np.float32)
+        vectors = np.empty((bounds[-1], width), dtype=np.float32)
         self.truncated = 0
         for shares, places in self._groups(texts, task, role):
+            lift = self._projection_of(shares).lift if space == "teacher" else None
             settings = passes.Settings(
                 self._prefix(shares, role),
                 self.max_tokens,
                 on_long,
                 dim or self.dim,
-                batch_tokens or runtime.encode_tokens(self.device),
+                batch_tokens or runtimes.encode_tokens(self.device),
                 progress,
             )
             asked = None if of_texts is None else [of_texts[i] for i in places]
@@ -250,9 +297,36 @@ class Encoder:
                 found = self._vectors([texts[i] for i in places], asked, shares, settings)
             except TextError as error:
                 raise TextError(places[error.index], error.reason) from None
-            vectors[passes.rows_of(bounds, places)] = found
+            vectors[passes.rows_of(bounds, places)] = found if lift is None else lift(found)
         compressed = compress.compress(vectors, precision) if precision != "float32" else vectors
         return compressed if spans is None else passes.by_text(compressed, bounds)
+
+    def encode_stream(
+        self,
+        texts: Iterable[str],
+        *,
+        chunk: int = CHUNK,
+        role: str = "document",
+        task: str | Mapping[str, float] | None = None,
+        dim: int | None = None,
+        precision: Precision = "float32",
+        space: Space = "student",
+        on_long: OnLong = "truncate",
+        batch_tokens: int | None = None,
+    ) -> Iterator[Any]:
+        """Encode texts that need not fit in memory, batch after batch.
+
+        Yields what `encode` returns for each `chunk` texts in order, and for those that are left at the end: the more
+        texts in a chunk, the less padding, and the more memory. Texts are taken when their batch is asked for, by the
+        thread that asks; with the iterator a generator of texts is closed. Arguments are those of `encode`, but "auto"
+        is settled by the first batch and then kept, so that all vectors lie in one space, and a list of tasks is
+        refused. `truncated` is that of the last batch.
+
+        Raises ConfigError as `encode`: at once, or with "auto" at the first batch. TextError at its batch: `index`
+        counts from the first text of all.
+        """
+        options: dict[str, Any] = {"role": role, "task": task, "dim": dim, "precision": precision, "space": space}
+        return encode_stream(self, texts, chunk=chunk, on_long=on_long, batch_tokens=batch_tokens, **options)
 
     def route(self, texts: Sequence[str], *, role: str = "document") -> dict[str, float]:
         """The blend that task="auto" means for texts: shares in steps of 0.05 that sum to 1.
@@ -277,20 +351,39 @@ class Encoder:
             raise ModelError(f"{self.spec.name} was saved without its projection into the teacher's space")
         return Projection.load(path)
 
+    def _projection_of(self, shares: _Shares) -> Projection:
+        """The map for what is merged: `projection`, unless the retrieval adapter was trained with one of its own.
+
+        Raises ConfigError: an adapter that does not lead to the teacher's vectors of documents.
+        """
+        if not shares:
+            return self.projection
+        if other := [name for name, _ in shares if name != "retrieval"]:
+            raise ConfigError(
+                f'space="teacher" goes with task="retrieval" and with the base, got {other[0]}, whose vectors were not '
+                'trained to be compared with the teacher\'s of a document: take task="retrieval" or `base.encode`'
+            )
+        return self._retrieval_projection
+
+    @cached_property
+    def _retrieval_projection(self) -> Projection:
+        own = self.folder and self.folder / ADAPTERS / "retrieval" / PROJECTION
+        return Projection.load(own) if own and own.is_file() else self.projection
+
     @property
     def _known(self) -> str:
         names = [*self.tasks, "auto"] if self.router else self.tasks
         return ", ".join(names) or "none: this bundle has no adapters, leave `task` out"
 
-    def _check(self, role: str, dim: int | None, precision: str, on_long: str) -> None:
+    def _check(self, role: str, dim: int | None, precision: str, on_long: str, width: int) -> None:
         if role not in ROLES:
             raise ConfigError(f"role must be one of {', '.join(ROLES)}, got {role!r}")
         if dim is not None and not 1 <= dim <= self.dim:
             raise ConfigError(f"dim must be from 1 to {self.dim}, got {dim}; trained widths are {self.dims}")
         if precision not in compress.PRECISIONS:
             raise ConfigError(f"precision must be one of {', '.join(compress.PRECISIONS)}, got {precision!r}")
-        if precision.endswith("binary") and (dim or self.dim) % 8:
-            raise ConfigError(f"bits are packed eight to a byte: dim must be a multiple of 8, got {dim or self.dim}")
+        if precision.endswith("binary") and width % 8:
+            raise ConfigError(f"bits are packed eight to a byte: dim must be a multiple of 8, got {width}")
         if on_long not in ("truncate", "error"):
             raise ConfigError(f"on_long must be one of truncate, error, got {on_long!r}")
 
@@ -349,9 +442,10 @@ class Encoder:
     ) -> np.ndarray:
         """Unit vectors of texts that share their task, or of their spans, text after text."""
         student = self._student(shares)
+        forward = self._stand_in(shares) if self._backend != "torch" and spans is None else None
         # one autocast around all passes: weights are converted once
-        with torch.inference_mode(), runtime.autocast(self.compute, self.device):
-            vectors, cut = passes.unit_vectors(student, self.tokenizer, texts, spans, settings, self.device)
+        with torch.inference_mode(), runtimes.autocast(self.compute, self.device):
+            vectors, cut = passes.unit_vectors(student, self.tokenizer, texts, spans, settings, self.device, forward)
         self.truncated += cut
         return vectors
 
@@ -363,9 +457,29 @@ class Encoder:
             while len(self._held) >= self.hold:  # before the next is made, so that there are never more
                 self._held.popitem(last=False)
             backbone = merged(self.model.backbone, [(self._adapters[name], share) for name, share in shares])
-            self._held[shares] = StudentModel(backbone, pooling=self.spec.pooling).eval()
+            self._held[shares] = self._ready(StudentModel(backbone, pooling=self.spec.pooling))
         self._held.move_to_end(shares)
         return self._held[shares]
+
+    def _ready(self, student: StudentModel) -> StudentModel:
+        """On the device, and compiled (at its first pass, for texts of any number and length) if that was asked for."""
+        student = student.to(self.device).eval()
+        if self._compile:
+            student.backbone.compile(dynamic=True)
+        return student
+
+    def _stand_in(self, shares: _Shares) -> passes.Forward:
+        """The same student in another backend; as many are kept as merged copies."""
+        if shares not in self._stand_ins:
+            from limbeck.model.openvino import OpenVinoStudent
+
+            while len(self._stand_ins) >= self.hold:
+                self._stand_ins.popitem(last=False)
+            key = self.fingerprint_of(dict(shares)) if shares else self._base_digest
+            student = self._student(shares)
+            self._stand_ins[shares] = OpenVinoStudent(student, key=key, precision=self.compute, threads=self._threads)
+        self._stand_ins.move_to_end(shares)
+        return self._stand_ins[shares]
 
     def _copy_bytes(self) -> int:
         """What one merged copy costs."""

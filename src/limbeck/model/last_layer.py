@@ -56,7 +56,8 @@ class _PooledLayer(nn.Module):
         if pooled is None:
             return super().forward(hidden_states, *args, **kwargs)
         layer: Any = self
-        rows = torch.arange(len(hidden_states), device=hidden_states.device)
+        # shape, not len: a traced graph would keep the number of texts that it was traced with
+        rows = torch.arange(hidden_states.shape[0], device=hidden_states.device)
         residual = hidden_states[rows, pooled][:, None]
         if hasattr(layer, "input_layernorm"):
             states = layer.input_layernorm(hidden_states)

@@ -29,6 +29,8 @@ def load(
     max_tokens: int | None = None,
     rope_theta: float | None = None,
     rope_scaling: Scaling | Mapping[str, Any] | None = None,
+    backend: runtime.Backend = "torch",
+    compile: bool = False,
 ) -> Encoder:
     """Load a bundle, or a folder laid out like the published jina-embeddings-v5-text models.
 
@@ -43,9 +45,15 @@ def load(
         max_tokens: where texts are cut; None = as the bundle says.
         rope_theta: of rotary positions, > 0; None = as the bundle says.
         rope_scaling: of rotary positions, such as {"type": "yarn", "factor": 4}; None = as the bundle says.
+        backend: "torch"; or "openvino" (an extra), on CPUs alone, which converts each task's weights when they are
+            first used and keeps the result in the user's cache folder. Spans are always read by torch.
+        compile: let torch compile the model: some seconds to a minute at the first texts, and faster from then on.
+
+    `Encoder.runtime` says how it runs, and so does `limbeck doctor MODEL`.
 
     Raises ModelError that says what is missing, which adapter was trained on another base, or which theta or scaling
-    the backbone does not take. ConfigError: hold < 1, theta ≤ 0, an unknown scaling.
+    the backbone does not take. ConfigError: hold < 1, theta ≤ 0, an unknown scaling, or a backend that does not go with
+    the device.
     """
     scaling = _checked(max_tokens, rope_theta, rope_scaling)
     folder = _folder(model, revision)
@@ -55,6 +63,7 @@ def load(
     changed = {name: value for name, value in changed.items() if value is not None}
     spec = spec.model_copy(update=changed)
     where = runtime.device_of(device)
+    runtime.check_backend(backend, where, compiled=compile)  # before anything is read
     attention = runtime.attention_of("auto", where, spec.max_tokens, runtime.precision_of(precision, where))
     if published:
         found = jina_v5.read(folder, attn_implementation=attention)
@@ -73,6 +82,8 @@ def load(
         router=found.router,
         hold=hold,
         altered=" ".join(f"{name}={value}" for name, value in changed.items()),
+        backend=backend,
+        compile=compile,
     )
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -18,7 +19,11 @@ from limbeck.model.spans import Span, token_ranges
 from limbeck.model.student import StudentModel
 from limbeck.model.tokenizer import OnLong, Tokenizer, pad
 
-_CHUNK = 16_384  # texts sorted by length at a time: enough for narrow buckets, and bounds what is tokenised at once
+Forward: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+"""(ids [B, T], mask [B, T], both int64) → vectors [B, H] of any norm: a `StudentModel`, or a compiled stand-in."""
+
+# Texts sorted by length at a time: enough for narrow buckets, few enough that most are tokenised beside a forward pass.
+_CHUNK, _CHUNK_GPU = 4_096, 16_384
 _ALONE = 4_096  # tokens of a text that is never padded: the mask that padding needs is as large as the length squared
 
 
@@ -41,8 +46,11 @@ def unit_vectors(
     spans: Sequence[Sequence[Span]] | None,
     settings: Settings,
     device: torch.device,
+    forward: Forward | None = None,
 ) -> tuple[np.ndarray, int]:
     """Unit vectors of texts, or of spans of them.
+
+    `forward` stands in for the student where whole texts are wanted; None = the student itself.
 
     Returns (fp32 [N, D], or with spans [ΣS, D], text after text; the number of texts that were cut). Raises TextError.
     """
@@ -51,17 +59,59 @@ def unit_vectors(
     known = rope.stretched_beyond(student.backbone)
     alone = _ALONE if known is None else min(_ALONE, known // 8 * 8)  # what `pad` would not take beyond it
     vectors, truncated = np.empty((bounds[-1], settings.dim), dtype=np.float32), 0
-    for start in range(0, len(texts), _CHUNK):
-        chunk = slice(start, start + _CHUNK)
-        rows, ranges, cut = _tokens(tokenizer, texts[chunk], None if spans is None else spans[chunk], settings, start)
-        truncated += cut
-        for part in _cuts(np.array([len(row) for row in rows]), settings.batch_tokens, alone):
-            asked = None if ranges is None else [ranges[i] for i in part]
-            pooled = _pooled(student, [rows[i] for i in part], asked, tokenizer.pad_id, device)[:, : settings.dim]
-            vectors[rows_of(bounds, start + part)] = torch.nn.functional.normalize(pooled, dim=-1).cpu().numpy()
+    for start, chunk in _chunks(tokenizer, texts, spans, settings, alone, device):
+        truncated += chunk.cut
+        found: list[tuple[np.ndarray, Tensor]] = []
+        for part in chunk.parts:
+            rows = [chunk.rows[i] for i in part]
+            asked = None if chunk.ranges is None else [chunk.ranges[i] for i in part]
+            pooled = _pooled(student, forward, rows, asked, tokenizer.pad_id, device)[:, : settings.dim]
+            found.append((rows_of(bounds, start + part), torch.nn.functional.normalize(pooled, dim=-1)))
             if settings.progress:
                 settings.progress(len(part))
+        for places, unit in found:  # now, not pass by pass: a GPU would idle at each while its vectors are fetched
+            vectors[places] = unit.cpu().numpy()
     return vectors, truncated
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Texts that are ready for forward passes: tokens, ranges that spans are, passes, and how many texts were cut."""
+
+    rows: list[np.ndarray]
+    ranges: list[np.ndarray] | None
+    parts: list[np.ndarray]
+    cut: int
+
+
+def _chunks(
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    spans: Sequence[Sequence[Span]] | None,
+    settings: Settings,
+    alone: int,
+    device: torch.device,
+) -> Iterator[tuple[int, _Chunk]]:
+    """Chunks and where they start; while one is computed with, a thread prepares the next. Raises TextError."""
+    size = _CHUNK if device.type == "cpu" else _CHUNK_GPU
+
+    def prepared(start: int) -> _Chunk:
+        chunk = slice(start, start + size)
+        rows, ranges, cut = _tokens(tokenizer, texts[chunk], None if spans is None else spans[chunk], settings, start)
+        parts = list(_cuts(np.array([len(row) for row in rows]), settings.batch_tokens, alone))
+        return _Chunk(rows, ranges, parts, cut)
+
+    starts = range(0, len(texts), size)
+    if len(starts) <= 1:  # a thread would cost more than it spares
+        yield from ((start, prepared(start)) for start in starts)
+        return
+    with ThreadPoolExecutor(1, thread_name_prefix="limbeck-tokens") as beside:
+        coming = beside.submit(prepared, 0)
+        for start in starts:
+            ready = coming.result()
+            if start + size < len(texts):
+                coming = beside.submit(prepared, start + size)
+            yield start, ready
 
 
 def row_bounds(texts: int, spans: Sequence[Sequence[Span]] | None) -> np.ndarray:
@@ -106,18 +156,19 @@ def _cuts(lengths: np.ndarray, budget: int, alone: int) -> Iterator[np.ndarray]:
 
 def _pooled(
     student: StudentModel,
+    forward: Forward | None,
     rows: list[np.ndarray],
     ranges: list[np.ndarray] | None,
     pad_id: int,
     device: torch.device,
 ) -> Tensor:
     """One vector for each text, or for each range of its tokens, text after text: [n, H]."""
-    if packs(student.backbone, device):
+    if packs(student.backbone, device) and (forward is None or ranges is not None):
         states = unpack(student.token_states(**pack(rows, device)), rows)
     else:
         ids, mask = (torch.from_numpy(array).to(device) for array in pad(rows, pad_id))
         if ranges is None:
-            return student(ids, mask)
+            return (forward or student)(ids, mask)
         states = student.token_states(input_ids=ids, attention_mask=mask)
     if ranges is None:
         ranges = [np.array([[0, len(row)]]) for row in rows]

@@ -9,14 +9,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from limbeck.errors import ModelError
+from limbeck.errors import ConfigError, ModelError
+
+Space: TypeAlias = Literal["student", "teacher"]
+"""Where vectors lie: in the student's own space, or, projected, in the teacher's."""
+
+
+def check_space(space: str, spans: Any = None) -> bool:
+    """Whether vectors are to be projected. Raises ConfigError: an unknown space, or spans in the teacher's."""
+    if space not in get_args(Space):
+        raise ConfigError(f"space must be one of {', '.join(get_args(Space))}, got {space!r}")
+    if space == "teacher" and spans is not None:
+        raise ConfigError(
+            'spans do not go with space="teacher": the projection was trained on vectors of whole texts; encode the '
+            "texts of the spans"
+        )
+    return space == "teacher"
 
 
 class Projection(nn.Module):
@@ -30,12 +47,23 @@ class Projection(nn.Module):
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Map unit vectors [N, d], d one of the prefixes, to the teacher's space [N, D] (any norm), in fp32."""
-        width = vectors.shape[-1]
-        if width not in self.dims:
-            raise ModelError(f"the projection has heads for vectors of {self.dims} dims, got {width}")
-        head = self.heads[str(width)]
+        head = self.head(vectors.shape[-1])
         with torch.autocast(vectors.device.type, enabled=False):
             return head(vectors.float())
+
+    def head(self, dim: int) -> nn.Linear:
+        """The map of vectors of d = `dim`. Raises ModelError: there is none."""
+        if dim not in self.dims:
+            raise ModelError(
+                f"the projection has heads for vectors of {self.dims} dims, got {dim}: ask for one of them"
+            )
+        return self.heads[str(dim)]  # type: ignore[return-value]
+
+    @torch.no_grad()
+    def lift(self, vectors: np.ndarray) -> np.ndarray:
+        """Unit vectors float32 [N, d], d one of the prefixes → unit vectors float32 [N, D] in the teacher's space."""
+        device = next(self.parameters()).device
+        return F.normalize(self(torch.from_numpy(vectors).to(device)), dim=-1).cpu().numpy()
 
     def meet(self, vectors: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         """What distillation compares: projected vectors [N, D], and the teacher's as they are."""

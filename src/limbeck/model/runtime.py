@@ -3,19 +3,61 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Literal
 
 import torch
 
-from limbeck.machine import computes_in_bf16
+from limbeck.errors import ConfigError
+from limbeck.machine import computes_in_bf16, usable_cores
 
 Precision = Literal["auto", "fp32", "bf16"]
+Backend = Literal["torch", "openvino"]
 
 # Below this many tokens, batched matrix products with the full attention matrix are faster on a CPU than its
 # flash-attention kernel; above, the matrix no longer fits the caches and costs memory quadratic in the length.
 EAGER_LIMIT = 512
 EAGER_OR_SDPA = "eager_or_sdpa"  # the attention that chooses so for each batch, see limbeck.model.attention
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """How a model runs here, as `limbeck doctor` says it."""
+
+    backend: Backend
+    device: str  # as torch names it
+    precision: Literal["fp32", "bf16"]  # of matrix products
+    attention: str  # as transformers names it
+    threads: int  # on the CPU
+    compiled: bool
+
+    def __str__(self) -> str:
+        """One line for people."""
+        how = "openvino" if self.backend == "openvino" else f"torch, {self.attention} attention"
+        threads = f", {self.threads} threads" if self.device == "cpu" else ""
+        return f"{how}, {self.precision} on {self.device}{threads}{', compiled' if self.compiled else ''}"
+
+
+def check_backend(backend: str, device: torch.device, *, compiled: bool) -> None:
+    """Raise ConfigError: an unknown backend, or one that does not go with the rest."""
+    if backend not in ("torch", "openvino"):
+        raise ConfigError(f"backend must be one of torch, openvino; got {backend!r}")
+    if backend == "openvino" and device.type != "cpu":
+        raise ConfigError(f'the OpenVINO backend computes on the CPU: load with device="cpu", got {device.type}')
+    if backend == "openvino" and compiled:
+        raise ConfigError("compile=True is for the torch backend; OpenVINO compiles by itself: leave one of them out")
+
+
+def limit_threads() -> int:
+    """Keep torch from starting more threads than this process has cores. Returns how many it uses.
+
+    In a container with a quota torch counts the machine's cores, and threads that wait for a core stop the others. Who
+    asked for fewer keeps what was asked for.
+    """
+    if torch.get_num_threads() > (cores := usable_cores()):
+        torch.set_num_threads(cores)
+    return torch.get_num_threads()
 
 
 def device_of(name: str | None = None) -> torch.device:

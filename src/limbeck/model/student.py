@@ -37,7 +37,7 @@ class StudentModel(nn.Module):
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """ids, mask: [B, T] int64 → [B, H] fp32."""
         # of a text alone nothing is masked; a compiled backbone cannot see that, and would make a mask of T × T
-        shown = None if len(mask) == 1 and _is_full(mask) else mask
+        shown = None if mask.shape[0] == 1 and _is_full(mask) else mask
         if self._pools_in_last_layer and understands(self.backbone):
             pooled = last_position(mask)
             return self.token_states(input_ids=ids, attention_mask=shown, pooled=pooled)[:, 0].float()

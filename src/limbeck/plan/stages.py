@@ -83,6 +83,7 @@ def stages(recipe: Recipe, models: Models, data: Sequence[Texts], rates: dict[st
         *([_extend(recipe, models, data, rates)] if recipe.extend else []),
         Stage("router", "which adapter suits a text, from texts of each source", "router/"),
         Stage("bundle", "the student as a folder that loads", "model/", disk=4 * (weights + shipped)),
+        Stage("static", "one vector a token, the floor to beat; on texts that the teacher has read", "static/"),
         Stage(
             "evaluate",
             scored + ("; every task by every adapter" if blocks else ""),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from limbeck.evaluation.leakage import find_leaks, training_texts_of
 from limbeck.evaluation.model_index import eval_results
 from limbeck.evaluation.report import write_report
 from limbeck.evaluation.scores import ParameterCount, Parameters, Scores, Sides, VectorMap, read_metrics
+from limbeck.evaluation.subjects import StaticSubject
 from limbeck.evaluation.tasks import heldout_tasks
 from limbeck.evaluation.training_data import training_sources
 from limbeck.evaluation.vector_map import MOST_POINTS, vector_map
@@ -35,9 +36,11 @@ from limbeck.training.stages import WITHOUT_SPREAD, stages_of
 if TYPE_CHECKING:
     from limbeck.training.pipeline import Pipeline
 
+_WORDS = {"base": "base", "retrieval": "retrieval adapter"}
+
 
 def evaluate(run: Pipeline) -> dict[str, Any]:
-    """Score teacher, student and untrained student, and every adapter on every task; results go to evaluate/."""
+    """Score every model of the run on held-out retrieval, and every adapter on every task; results go to evaluate/."""
     recipe = run.recipe
     sets = heldout.heldout_sets(run.prepared, recipe.evaluate.queries)
     student = load(run.out / "model")
@@ -53,8 +56,15 @@ def evaluate(run: Pipeline) -> dict[str, Any]:
             built = run.untrained()
             blank = Encoder(StudentModel(built.model, pooling=recipe.student.pooling), built.tokenizer, run.spec())
             untrained = heldout.score(sets, lambda role, texts: blank.encode(texts, role=role), dims[-1:])
-    speed = _speeds(run, sets, student) if recipe.evaluate.speed_texts else None
+    static = StaticSubject(run.out / "static") if recipe.static else None
+    searched = {task or "base": scored, "teacher": teacher}
+    if static is not None:
+        with run.live.status("scoring the static model"):
+            searched["static"] = heldout.score(sets, partial(_plain, static), [])
+    speed = _speeds(run, sets, student, static) if recipe.evaluate.speed_texts else None
     means = {"teacher": teacher.means, "student": scored.means} | ({"untrained": untrained.means} if untrained else {})
+    means |= {"static": searched["static"].means} if static else {}
+    indexes = _indexes(run, sets, student, searched)  # before the matrix, which has no need to score these again
     found = {
         **{m: {who: values[m] for who, values in means.items()} for m in teacher.means},
         "queries": sum(len(s.queries) for s in sets),
@@ -63,8 +73,9 @@ def evaluate(run: Pipeline) -> dict[str, Any]:
         "teacher_dims": [row.model_dump() for row in teacher.curve],
         "texts_per_second": speed,
         "examples": [e.model_dump() for e in heldout.examples(sets, scored)],
-        **_sizes(run, student),
-        **_matrix(run, student, {task or "base": scored, "teacher": teacher}),
+        **_sizes(run, student, static),
+        **_matrix(run, student, static, searched),
+        "indexes": indexes,
         "spread": _spreads(run, sets, scored),
         "leaks": _leaks(run),
         "map": found_map.model_dump() if (found_map := _map(run, student)) else None,
@@ -73,14 +84,47 @@ def evaluate(run: Pipeline) -> dict[str, Any]:
     return {"ndcg_at_10": found["ndcg_at_10"]}
 
 
-def _matrix(run: Pipeline, student: Encoder, searched: dict[str, heldout.Scored]) -> dict[str, Any]:
-    """Score of every task by every adapter, the base, `auto` and the teacher. searched: retrieval that is known."""
+def _indexes(
+    run: Pipeline, sets: Sequence[heldout.HeldOut], student: Encoder, searched: dict[str, heldout.Scored]
+) -> list[dict[str, Any]]:
+    """Held-out nDCG@10 by who encodes queries and who documents. searched: as `heldout` scored each alone, added to."""
+    retrieval = run.recipe.adapters.retrieval
+    asks = ["base", *(["retrieval"] if retrieval and retrieval.distill_weight else [])]  # others left the projection
+    found = [("teacher", "teacher", searched["teacher"])]
+    for who in asks:
+        encoder, task = (student.base, None) if who == "base" else (student, "retrieval")
+        with run.live.status(f"scoring queries of the {who} in the teacher's index"):
+            if who not in searched:
+                searched[who] = heldout.score(sets, partial(vectors_of, encoder, task), [])
+            found += [
+                (who, who, searched[who]),
+                (who, "teacher", heldout.score(sets, partial(_across, run, encoder, task), [])),
+            ]
+    return [
+        {"queries": queries, "documents": documents, "ndcg_at_10": scored.means["ndcg_at_10"]}
+        for queries, documents, scored in found
+    ]
+
+
+def _across(run: Pipeline, encoder: Encoder, task: str | None, role: str, texts: Sequence[str]) -> np.ndarray:
+    """Documents by the teacher, queries by the student in its space."""
+    if role == "document":
+        return _stored(run, "retrieval", role, texts)
+    return encoder.encode(texts, role=role, task=task, space="teacher")
+
+
+def _matrix(
+    run: Pipeline, student: Encoder, static: StaticSubject | None, searched: dict[str, heldout.Scored]
+) -> dict[str, Any]:
+    """Score of every task by every adapter, the base and all else of SPEAKERS. searched: retrieval that is known."""
     if not student.spec.tasks:
         return {}
     speakers: dict[str, Any] = {"base": partial(vectors_of, student.base, None)}
     speakers |= {t: partial(vectors_of, student, t) for t in student.spec.tasks}
     if student.router is not None:
         speakers["auto"] = partial(vectors_of, student, "auto")
+    if static is not None:
+        speakers["static"] = partial(_plain, static)
     tests = heldout_tasks(run.prepared, run.recipe.evaluate, part="test")
     scores: dict[str, dict[str, float]] = {}
     for task, test in tests.items():
@@ -161,7 +205,11 @@ def report(run: Pipeline) -> dict[str, Any]:
         seconds=round(sum(seconds.values()), 1),
         seconds_by_stage=seconds,
         peak_rss_mb=max(round(machine.peak_rss_mib(), 1), *(body.get("peak_rss_mb", 0) for body in manifests.values())),
-        vector_dim=Sides(teacher=recipe.teacher.dim, student=recipe.student.dims[-1]),
+        vector_dim=Sides(
+            teacher=recipe.teacher.dim,
+            student=recipe.student.dims[-1],
+            static=recipe.static.dim if recipe.static else None,
+        ),
         data={k: dict(v) for k, v in run.prepared.counts.items()},
         steps=sum(manifests[phase].get("steps", 0) for phase in phases),
         tokens=sum(manifests[phase].get("tokens") or 0 for phase in phases),
@@ -187,8 +235,14 @@ def report(run: Pipeline) -> dict[str, Any]:
     run.console.print(
         f"\nheld-out nDCG@10: teacher {quality.teacher:.3f}, student {quality.student:.3f} "
         f"({100 * (scores.retention or 0):.1f}% kept)"
+        + (f", static {quality.static:.3f}" if quality.static is not None else "")
         + (f", untrained {quality.untrained:.3f}" if quality.untrained is not None else "")
     )
+    for index in scores.indexes:
+        if index.queries != index.documents == "teacher":
+            run.console.print(
+                f"  queries of the {_WORDS[index.queries]}, documents of the teacher {index.ndcg_at_10:.3f}"
+            )
     for example in scores.examples:
         run.console.print(f"\n[bold]{example.query}[/bold]", highlight=False)
         for hit in example.hits[:3]:
@@ -220,25 +274,40 @@ def _stored(run: Pipeline, task: Task, role: str, texts: Sequence[str]) -> np.nd
     return run.store.gather(run.teach_texts(texts, run.instruction(role, task))).astype(np.float32)
 
 
-def _speeds(run: Pipeline, sets: Sequence[heldout.HeldOut], student: Encoder) -> dict[str, float]:
+def _plain(static: StaticSubject, role: str, texts: Sequence[str]) -> np.ndarray:
+    """A static model's vectors, which know no roles."""
+    return static.encode(texts, role=None, adapter=None)
+
+
+def _speeds(
+    run: Pipeline, sets: Sequence[heldout.HeldOut], student: Encoder, static: StaticSubject | None
+) -> dict[str, float]:
     texts = sets[0].documents[: run.recipe.evaluate.speed_texts]
     task = "retrieval" if "retrieval" in student.spec.tasks else None
     spoken = student if task else student.base
-    sides = {"teacher": lambda: run.teacher.encode(texts), "student": lambda: spoken.encode(texts, task=task)}
-    with run.live.status("timing both"):
+    sides: dict[str, Callable[[], Any]] = {
+        "teacher": lambda: run.teacher.encode(texts),
+        "student": lambda: spoken.encode(texts, task=task),
+    }
+    if static is not None:
+        sides["static"] = lambda: _plain(static, "document", texts)
+    with run.live.status("timing them"):
         return heldout.texts_per_second(sides, len(texts))
 
 
-def _sizes(run: Pipeline, student: Encoder) -> dict[str, Any]:
+def _sizes(run: Pipeline, student: Encoder, static: StaticSubject | None) -> dict[str, Any]:
     of_student = backbones.size(student.model.backbone)
+    known: dict[str, Any] = {"student": _count(of_student)}
+    if static is not None:
+        known["static"] = ParameterCount(total=static.parameters or 0)
     try:
         of_teacher = backbones.size(backbones.load_plain(run.teacher_folder)) if run.teacher_folder else None
     except (LimbeckError, AttributeError):  # no transformer: static embeddings, say
         of_teacher = None
     if of_teacher is None:
-        return {"parameters": Parameters(student=_count(of_student)).model_dump()}
+        return {"parameters": Parameters(**known).model_dump()}
     return {
-        "parameters": Parameters(teacher=_count(of_teacher), student=_count(of_student)).model_dump(),
+        "parameters": Parameters(teacher=_count(of_teacher), **known).model_dump(),
         "compute_per_token_ratio": of_student.layers / of_teacher.layers,
     }
 

@@ -1,6 +1,6 @@
 """A recipe from texts to bundle and report, stage by stage.
 
-data → teach → distill → extend → adapters → router → bundle → evaluate → report
+data → teach → distill → extend → adapters → router → bundle → static → evaluate → report
 
 Each stage is a folder with a manifest; one whose inputs are unchanged is skipped, one that was killed goes on.
 """
@@ -51,6 +51,7 @@ from limbeck.training.extend import extend
 from limbeck.training.measure import evaluate, report, vectors_of
 from limbeck.training.signals import learn_scores
 from limbeck.training.stages import WITHOUT_SPREAD, Stage, adapters_of, digest, source_state, stages_of
+from limbeck.training.static import distill_static
 from limbeck.training.task_sources import parts_of, task_source, text_ids
 
 # settings that no weight depends on
@@ -153,8 +154,14 @@ class Pipeline:
             keys = [self._key(s) for s in shipped if not s.endswith(WITHOUT_SPREAD)]
             inference = recipe.student.rope.model_dump(mode="json", include=_INFERENCE)
             return digest("bundle", self._key(self.last), recipe.name, inference, keys)
+        if name == "static":
+            tokens = recipe.student.model_dump(
+                mode="json", include={"init", "model", "revision", "pruned", "tokenizer"}
+            )
+            settings = recipe.static and recipe.static.model_dump(mode="json")
+            return digest("static", self._taught_key, recipe.distill_sources, tokens, settings, recipe.seed)
         if name == "evaluate":
-            besides = [self._key(s) for s in stages_of(recipe) if s.endswith(WITHOUT_SPREAD)]
+            besides = [self._key(s) for s in stages_of(recipe) if s.endswith((WITHOUT_SPREAD, "static"))]
             return digest("evaluate", self._key("bundle"), recipe.digest("evaluate"), besides)
         return digest("report", self._key("evaluate"), limbeck.__version__)
 
@@ -296,6 +303,8 @@ class Pipeline:
     def _teach(self) -> dict[str, Any]:
         heldout.heldout_sets(self.prepared, self.recipe.evaluate.queries)  # an error now, not after hours of training
         heldout_tasks(self.prepared, self.recipe.evaluate, part="test")
+        if self.recipe.static:
+            import model2vec  # noqa: F401  # likewise, where the extra is not installed
         parts = list(self._to_teach())
         total = sum(len(texts) for _, texts, _ in parts)
         before = sum(len(taught.store) for taught in self.teachers)
@@ -462,6 +471,7 @@ class Pipeline:
     def _bundle(self) -> dict[str, Any]:
         recipe = self.recipe
         base, spec = self.base(), self.spec()
+        adapters = {task: self.out / "adapt" / task / "adapter" for task in self.blocks}
         save_bundle(
             self.out / "model",
             backbone=base.model,
@@ -469,10 +479,18 @@ class Pipeline:
             spec=spec,
             projection=Projection.load(self.student_folder / PROJECTION),
             card=model_card(recipe, spec),
-            adapters={task: LoraAdapter.load(self.out / "adapt" / task / "adapter") for task in self.blocks},
+            adapters={task: LoraAdapter.load(folder) for task, folder in adapters.items()},
+            projections={
+                task: Projection.load(folder / PROJECTION)
+                for task, folder in adapters.items()
+                if (folder / PROJECTION).is_file()
+            },
             router=Router.load(self.out / "router" / ROUTER) if "router" in stages_of(recipe) else None,
         )
         return {"bytes": sum(f.stat().st_size for f in (self.out / "model").rglob("*") if f.is_file())}
+
+    def _static(self) -> dict[str, Any]:
+        return distill_static(self)
 
     def _evaluate(self) -> dict[str, Any]:
         return evaluate(self)

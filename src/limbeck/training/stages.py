@@ -36,7 +36,8 @@ def stages_of(recipe: Recipe) -> tuple[str, ...]:
     adapt = [f"adapt-{name}" for name in adapters_of(recipe)]
     router = ["router"] if recipe.adapters.router and len(recipe.adapters.by_task()) > 1 else []
     extend = ["extend"] if recipe.extend else []
-    return ("data", "teach", "distill", *extend, *adapt, *router, "bundle", "evaluate", "report")
+    static = ["static"] if recipe.static else []
+    return ("data", "teach", "distill", *extend, *adapt, *router, "bundle", *static, "evaluate", "report")
 
 
 def digest(*parts: Any) -> str:
