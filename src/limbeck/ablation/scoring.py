@@ -19,9 +19,10 @@ from limbeck.compress import truncate
 from limbeck.config import Recipe
 from limbeck.errors import ConfigError
 from limbeck.evaluation import heldout
-from limbeck.evaluation.named_tasks import EvaluationTask, find_tasks
+from limbeck.evaluation.named_tasks import find_tasks
 from limbeck.evaluation.retrieval import Relevant, SearchPrecision, evaluate_retrieval
 from limbeck.evaluation.runner import evaluate
+from limbeck.evaluation.scoring import UndefinedScore
 from limbeck.evaluation.spectrum import effective_rank
 from limbeck.evaluation.tasks import METRICS, heldout_tasks
 from limbeck.evaluation.variants import BASE, Variant
@@ -84,14 +85,20 @@ def short_sets(run: Pipeline) -> list[heldout.HeldOut]:
 def score_tasks(
     run: Pipeline, tasks: Sequence[str], vectors: Vectors, key: str, dim: int, name: str, out: Path
 ) -> Scored:
-    """Main score of each named task, by mteb; of those that search a corpus also at one bit."""
+    """Main score of each named task, by mteb; of those that search a corpus also at one bit.
+
+    A task that has no score for such vectors is left out: a correlation, where all of them are the same.
+    """
     if not tasks:
         return Scored({}, {}, {})
     subject = _Subject(name, vectors, key, dim, run.recipe.student.max_tokens)
-    found: list[EvaluationTask] = list(find_tasks(tasks).tasks)
-    result = evaluate([Variant(subject, dim, adapter=BASE)], found, out, training=run.out, curves=True).models[0]
     scores, by_query, leaks = {}, {}, {}
-    for task in result.tasks:
+    for each in find_tasks(tasks).tasks:
+        try:
+            result = evaluate([Variant(subject, dim, adapter=BASE)], [each], out, training=run.out, curves=True)
+        except UndefinedScore:
+            continue
+        [task] = result.models[0].tasks
         scores[task.task] = task.score
         if task.by_item:
             by_query[task.task] = [task.by_item[item] for item in sorted(task.by_item)]

@@ -29,6 +29,10 @@ Tell = Callable[[str], None]
 Searches = Mapping[tuple[str, str], Search]
 
 
+class UndefinedScore(DataError):
+    """The main score of a task is no number, as a correlation with vectors that are all the same."""
+
+
 @dataclass(frozen=True)
 class Scored:
     """One score, and what encoding for it took."""
@@ -90,11 +94,11 @@ def _fresh(task: AbsTask) -> AbsTask:
 
 
 def _task_result(variant: Variant, task: EvaluationTask, found: Any, searches: Searches) -> TaskResult:
-    """What mteb found, in our schema. Raises DataError where the main score is no number."""
+    """What mteb found, in our schema. Raises UndefinedScore."""
     parts = [(split, part) for split, of_split in found.scores.items() for part in of_split]
     score = float(found.get_score())
     if not np.isfinite(score):
-        raise DataError(
+        raise UndefinedScore(
             f"{variant.label} has no {task.metric} on {task.name} (mteb gives {score}): are all its vectors, or all "
             "labels or scores of the task, the same?"
         )
