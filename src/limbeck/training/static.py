@@ -178,7 +178,7 @@ def save(folder: Path, vectors: np.ndarray, tokenizer: Backend, settings: Static
     from model2vec.persistence import save_pretrained
 
     model = _model(vectors, tokenizer, settings.max_tokens)
-    about = {**model.config, "teacher": teacher, "sif_coefficient": settings.sif, "hidden_dim": settings.dim}
+    about: Any = {**model.config, "teacher": teacher, "sif_coefficient": settings.sif, "hidden_dim": settings.dim}
     folder.parent.mkdir(parents=True, exist_ok=True)
     with full_disk_named(folder), replaced_folder(folder) as temporary:
         # without the card that model2vec would write: it promises a speed, a license and a hub page
