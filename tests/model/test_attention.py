@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,11 +82,13 @@ def test_gradients_are_the_same_where_layers_are_computed_again_after_another_le
     torch.testing.assert_close(gradients[1], gradients[0], atol=1e-4, rtol=1e-3)
 
 
-@pytest.mark.slow
 def test_a_compiled_backbone_keeps_to_one_attention_and_gives_the_same_vectors(
-    folders: dict[str, Path], used: list[str]
+    folders: dict[str, Path], used: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = StudentModel(backbone_of("rotary BERT", folders), pooling="last")
+    # attention is settled when the model is traced: kernels in C++ would only take their minute
+    traced = partial(model.backbone.compile, backend="aot_eager")
+    monkeypatch.setattr(model.backbone, "compile", traced)
     model.backbone.set_attn_implementation(runtime.attention_of("auto", CPU, 1000))
     batches = [batch(tokens, texts) for tokens in (8, 40) for texts in (1, 3)]
     with torch.no_grad():

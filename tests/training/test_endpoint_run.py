@@ -83,7 +83,8 @@ def test_a_pretrained_student_learns_from_an_endpoint(
     outcome = key_for_children.run(["run", write_recipe(taught_by_endpoint)])
     assert outcome.code == 0, outcome.stderr
     scores = json.loads((tmp_path / "run" / "scores.json").read_text())
-    assert scores["vector_dim"] == {"teacher": DIM, "student": taught_by_endpoint["student"]["dims"][-1]}
+    width = taught_by_endpoint["student"]["dims"][-1]
+    assert scores["vector_dim"] == {"teacher": DIM, "student": width, "static": None}
     assert scores["parameters"]["teacher"] is None and scores["parameters"]["student"]["total"] > 0
 
 

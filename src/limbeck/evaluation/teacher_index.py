@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from limbeck.config import load_recipe
 from limbeck.errors import ConfigError, ModelError
 from limbeck.evaluation.named_tasks import EvaluationTask
 from limbeck.evaluation.subjects import (
@@ -18,6 +19,7 @@ from limbeck.evaluation.subjects import (
     Kind,
     Subject,
     open_subject,
+    run_folder,
     teacher_section,
     widths,
 )
@@ -25,6 +27,9 @@ from limbeck.evaluation.task_types import use_of
 from limbeck.model.bundle import TeacherNote
 from limbeck.model.prefixes import Role
 from limbeck.teacher.backends import load_teacher
+from limbeck.teacher.packages import KNOWN_PACKAGES
+
+OWN = "teacher"  # stands for the one that a bundle was distilled from
 
 
 class TeacherIndex:
@@ -40,7 +45,7 @@ class TeacherIndex:
 
         Args:
             student: a bundle with its projection.
-            teacher: as `open_subject` knows a model.
+            teacher: as `open_subject` knows a model; or "teacher", the one that the student was distilled from.
             compute: what the teacher computes in, unless it is an endpoint.
             same_teacher: it is the student's teacher, even if limbeck.json calls that by another name.
 
@@ -54,6 +59,7 @@ class TeacherIndex:
         note = encoder.spec.teacher
         if note is None:
             raise ModelError(f"{student.name} does not say which teacher it was distilled from")
+        teacher = own_teacher(student, note) if teacher == OWN else teacher
         section = teacher_section(teacher)
         asked = teacher if section.type == "sentence-transformers" else section.model  # a hub id, not its folder
         if not (same_teacher or is_named(note, asked)):
@@ -100,6 +106,18 @@ def check_searches(tasks: Sequence[EvaluationTask]) -> None:
             f"--documents-by is for tasks with queries and documents, and these have none: {', '.join(other)}; leave "
             "them out, or score them without it"
         )
+
+
+def own_teacher(student: BundleSubject, note: TeacherNote) -> str:
+    """A bundle's teacher as `open_subject` knows it. The bundle says what it is called, its run where an endpoint is.
+
+    Raises ConfigError: the run's recipe cannot be read.
+    """
+    run = run_folder(student)
+    section = load_recipe(run / "recipe.yaml").teacher if run else None
+    if section is not None and section.type == "openai":
+        return f"openai:{section.model}@{section.base_url}"
+    return f"package:{note.model}" if note.model in KNOWN_PACKAGES else note.model
 
 
 def is_named(note: TeacherNote, model: str) -> bool:

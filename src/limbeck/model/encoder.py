@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from numbers import Real
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,7 +21,8 @@ from limbeck.model import passes
 from limbeck.model import runtime as runtimes
 from limbeck.model.adapters import Adapter, merged
 from limbeck.model.bundle import ADAPTERS, PROJECTION, BundleSpec
-from limbeck.model.prefixes import PREFIXES, ROLES, prefix
+from limbeck.model.choice import Choice, Shares, Task
+from limbeck.model.prefixes import ROLES
 from limbeck.model.projection import Projection, Space, check_space
 from limbeck.model.router import Router, rounded
 from limbeck.model.spans import Span, check_spans
@@ -33,12 +32,6 @@ from limbeck.model.tokenizer import OnLong, Tokenizer
 
 _HELD_BYTES = 2**30  # merged copies kept at a time, unless told otherwise
 _ROUTED = 256  # texts of a call that the router sees
-
-Task: TypeAlias = str | Mapping[str, float] | Sequence[str]
-"""Name of an adapter, or "auto"; a blend, name → weight; or a list of names, one for each text."""
-
-_Shares: TypeAlias = tuple[tuple[str, float], ...]
-"""Adapters to merge and their shares, which sum to 1, in the bundle's order; () = the base."""
 
 
 class Encoder:
@@ -114,8 +107,8 @@ class Encoder:
             raise ConfigError(f"hold must be at least 1, the copy in use; got {hold}")
         self._adapters = {task: _on(self.device, adapter) for task, adapter in adapters.items()}
         self.hold = hold or max(1, _HELD_BYTES // max(1, self._copy_bytes()))
-        self._held: OrderedDict[_Shares, StudentModel] = OrderedDict()  # the one used last is last
-        self._stand_ins: OrderedDict[_Shares, passes.Forward] = OrderedDict()  # of another backend, likewise
+        self._held: OrderedDict[Shares, StudentModel] = OrderedDict()  # the one used last is last
+        self._stand_ins: OrderedDict[Shares, passes.Forward] = OrderedDict()  # of another backend, likewise
 
     @property
     def dim(self) -> int:
@@ -180,11 +173,12 @@ class Encoder:
         """
         if space == "teacher":
             task = "retrieval" if task == "auto" else task  # which is what it means for queries
-            head = self._projection_of(self._shares(task)).head(dim or self.dim).state_dict()
+            head = self._projection_of(self._choice.shares(task)).head(dim or self.dim).state_dict()
             return _digest(self.fingerprint_of(task), *(part for item in head.items() for part in item))
         if task == "auto":
             return self.fingerprint
-        parts = [part for name, share in self._shares(task) for part in (self._adapter_digests[name], str(share))]
+        shares = self._choice.shares(task)
+        parts = [part for name, share in shares for part in (self._adapter_digests[name], str(share))]
         return _digest(self._base_digest, *parts) if parts else self._base_digest
 
     @cached_property
@@ -281,11 +275,11 @@ class Encoder:
             check_spans(texts, of_texts)
         bounds = passes.row_bounds(len(texts), of_texts)
         vectors = np.empty((bounds[-1], width), dtype=np.float32)
-        self.truncated = 0
-        for shares, places in self._groups(texts, task, role):
+        self.truncated, choice = 0, self._choice
+        for shares, places in choice.groups(texts, task, role):
             lift = self._projection_of(shares).lift if space == "teacher" else None
             settings = passes.Settings(
-                self._prefix(shares, role),
+                choice.prefix(shares, role),
                 self.max_tokens,
                 on_long,
                 dim or self.dim,
@@ -335,7 +329,9 @@ class Encoder:
         probabilities, less those under 0.05. Queries are always retrieval's. Raises ConfigError without a router.
         """
         if self.router is None:
-            raise ConfigError(f'{self.spec.name} has no router, so task="auto" cannot be had; known are {self._known}')
+            raise ConfigError(
+                f'{self.spec.name} has no router, so task="auto" cannot be had; known are {self._choice.known}'
+            )
         if role == "query":
             return {"retrieval": 1.0}
         chosen = np.linspace(0, len(texts) - 1, min(len(texts), _ROUTED)).astype(int)
@@ -351,7 +347,7 @@ class Encoder:
             raise ModelError(f"{self.spec.name} was saved without its projection into the teacher's space")
         return Projection.load(path)
 
-    def _projection_of(self, shares: _Shares) -> Projection:
+    def _projection_of(self, shares: Shares) -> Projection:
         """The map for what is merged: `projection`, unless the retrieval adapter was trained with one of its own.
 
         Raises ConfigError: an adapter that does not lead to the teacher's vectors of documents.
@@ -371,9 +367,8 @@ class Encoder:
         return Projection.load(own) if own and own.is_file() else self.projection
 
     @property
-    def _known(self) -> str:
-        names = [*self.tasks, "auto"] if self.router else self.tasks
-        return ", ".join(names) or "none: this bundle has no adapters, leave `task` out"
+    def _choice(self) -> Choice:
+        return Choice(self.spec.name, self.tasks, self.spec.prompts, self.router is not None, self.route)
 
     def _check(self, role: str, dim: int | None, precision: str, on_long: str, width: int) -> None:
         if role not in ROLES:
@@ -387,57 +382,11 @@ class Encoder:
         if on_long not in ("truncate", "error"):
             raise ConfigError(f"on_long must be one of truncate, error, got {on_long!r}")
 
-    def _groups(self, texts: Sequence[str], task: Task | None, role: str) -> list[tuple[_Shares, Sequence[int]]]:
-        """What to merge for which of the texts. Raises ConfigError."""
-        groups: list[tuple[str | Mapping[str, float] | None, Sequence[int]]]
-        if isinstance(task, Sequence) and not isinstance(task, str):
-            if len(task) != len(texts):
-                raise ConfigError(f"a list of tasks has one for each text: got {len(task)} for {len(texts)} texts")
-            places: dict[str, list[int]] = {}
-            for i, name in enumerate(task):
-                places.setdefault(name, []).append(i)
-            groups = list(places.items())
-        else:
-            groups = [(task, range(len(texts)))]
-        shares = [self._shares(asked, role, [texts[i] for i in at] if asked == "auto" else ()) for asked, at in groups]
-        return [(found, at) for found, (_, at) in zip(shares, groups, strict=True) if len(at)]
-
-    def _shares(
-        self, task: str | Mapping[str, float] | None, role: str = "document", texts: Sequence[str] = ()
-    ) -> _Shares:
-        """What to merge for a task in a role; `texts` decide where it is "auto". Raises ConfigError."""
-        if task is None and not self.tasks:
-            return ()
-        if task is None:
-            raise ConfigError(
-                f"{self.spec.name} has adapters, so `task` is needed: one of {self._known}, "
-                f'or a blend such as {{"{self.tasks[0]}": 0.7, "{self.tasks[-1]}": 0.3}}'
-            )
-        if task == "auto" and self.tasks:
-            task = self.route(texts, role=role)
-        weights = task if isinstance(task, Mapping) else {task: 1.0}
-        if unknown := [name for name in weights if name not in self.tasks]:
-            raise ConfigError(f"unknown task {unknown[0]!r}; known are {self._known}")
-        valid = all(isinstance(weight, Real) and 0 <= weight < math.inf for weight in weights.values())
-        if not valid or not any(weights.values()):
-            raise ConfigError(f"a blend has weights of 0 or more, at least one above 0; got {dict(weights)}")
-        total = math.fsum(weights.values())  # exact, so that the order of the names does not matter
-        shares = tuple((name, weights[name] / total) for name in self.tasks if weights.get(name))
-        self._prefix(shares, role)
-        return shares
-
-    def _prefix(self, shares: _Shares, role: str) -> str:
-        """What stands in front of the text. Raises ConfigError: none of the tasks has the role."""
-        if not shares:
-            return self.spec.prompts[role]
-        names = [name for name, _ in shares]
-        return prefix(role, next((n for n in names if (n, role) in PREFIXES), names[0]), self.spec.prompts)
-
     def _vectors(
         self,
         texts: Sequence[str],
         spans: Sequence[Sequence[Span]] | None,
-        shares: _Shares,
+        shares: Shares,
         settings: passes.Settings,
     ) -> np.ndarray:
         """Unit vectors of texts that share their task, or of their spans, text after text."""
@@ -449,7 +398,7 @@ class Encoder:
         self.truncated += cut
         return vectors
 
-    def _student(self, shares: _Shares) -> StudentModel:
+    def _student(self, shares: Shares) -> StudentModel:
         """The base with adapters merged in, always from the base's own weights: what came before never matters."""
         if not shares:
             return self.model
@@ -468,7 +417,7 @@ class Encoder:
             student.backbone.compile(dynamic=True)
         return student
 
-    def _stand_in(self, shares: _Shares) -> passes.Forward:
+    def _stand_in(self, shares: Shares) -> passes.Forward:
         """The same student in another backend; as many are kept as merged copies."""
         if shares not in self._stand_ins:
             from limbeck.model.openvino import OpenVinoStudent
