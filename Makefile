@@ -7,7 +7,8 @@ BIN := $(VENV)/bin
 
 # One torch thread a test worker: two workers with two threads each are slower than one.
 TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
-PYTEST := $(TEST_ENV) $(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile
+# In the order of their names: by the number of tests, as xdist would have it, files of one long test would come last.
+PYTEST := $(TEST_ENV) $(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-fast check bench clean

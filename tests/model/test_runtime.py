@@ -26,8 +26,11 @@ def test_bf16_is_chosen_where_the_device_computes_in_it(monkeypatch, native: boo
 
 def test_attention_is_chosen_by_device_length_and_precision(monkeypatch) -> None:
     monkeypatch.setattr(runtime, "find_spec", lambda name: object())
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     assert runtime.attention_of("auto", CPU, 512) == "eager"
     assert runtime.attention_of("auto", CPU, 513) == "eager_or_sdpa"  # each batch by its own length
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    assert runtime.attention_of("auto", CPU, 512) == runtime.attention_of("auto", CPU, 513) == "sdpa"
     assert runtime.attention_of("auto", CUDA, 512) == "flash_attention_2"
     assert runtime.attention_of("auto", CUDA, 512, "fp32") == "sdpa"  # FlashAttention has no fp32
     monkeypatch.setattr(runtime, "find_spec", lambda name: None)
