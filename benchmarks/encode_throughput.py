@@ -39,7 +39,7 @@ from limbeck import machine
 from limbeck.config import PythonDocsSource
 from limbeck.data.sources import read_source
 from limbeck.model import backbone as backbones
-from limbeck.model import openvino
+from limbeck.model import openvino, runtime
 from limbeck.model.bundle import BundleSpec
 from limbeck.model.encoder import Encoder
 from limbeck.model.graph import write_onnx
@@ -145,7 +145,7 @@ def teacher_in_limbeck(folder: Path, max_tokens: int) -> Encoder:
         prompts={"query": "", "document": ""},
     )
     model = backbones.load_plain(folder)
-    model.set_attn_implementation("eager")
+    model.set_attn_implementation(runtime.attention_of("auto", torch.device("cpu"), max_tokens, "fp32"))
     student = StudentModel(model, pooling="mean")
     return Encoder(student, Tokenizer.load(folder), spec, device=torch.device("cpu"), precision="fp32")
 
@@ -205,9 +205,9 @@ def measure(name: str, texts: list[str], encoder: Encoder, sides: dict[str, Side
         show(label, values, "texts/s")
     print_utilisation(encoder, lengths, found)
     fastest = max((n for n in found if n.startswith("limbeck") and "task" not in n), key=lambda n: min(found[n]))
+    peers = ("sentence-transformers", "onnxruntime, as fastembed")
     for ours, peer in (
-        (fastest, "sentence-transformers"),
-        (fastest, "onnxruntime, as fastembed"),
+        *((side, peer) for side in dict.fromkeys(["limbeck", fastest]) for peer in peers),
         ("limbeck", "limbeck, compiled"),
         ("limbeck", "limbeck, OpenVINO"),
         ("limbeck, mixed tasks", "limbeck, one task"),
