@@ -11,6 +11,8 @@ from typing import Annotated
 import typer
 
 from limbeck.cli_ablate import ablate
+from limbeck.cli_cluster import EPILOG as CLUSTER_EPILOG
+from limbeck.cli_cluster import cluster
 from limbeck.cli_encode import EPILOG, encode
 from limbeck.cli_export import leave
 from limbeck.cli_parts import (
@@ -182,6 +184,7 @@ def doctor(
 
 
 app.command(epilog=EPILOG)(encode)
+app.command(epilog=CLUSTER_EPILOG)(cluster)
 
 
 @app.command(epilog='Example: limbeck search runs/demo/model runs/demo "merge two sorted lists" --top 3')
