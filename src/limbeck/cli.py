@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from limbeck.cli_ablate import ablate
+from limbeck.cli_classify import classify
 from limbeck.cli_encode import EPILOG, encode
 from limbeck.cli_export import leave
 from limbeck.cli_parts import (
@@ -37,6 +38,7 @@ app = typer.Typer(
 )
 
 app.add_typer(ablate)
+app.add_typer(classify)
 app.add_typer(leave)  # its commands, without a name above them
 
 _EXTRAS = {  # a module that is missing → the extra that brings it
@@ -55,7 +57,8 @@ _EXTRAS = {  # a module that is missing → the extra that brings it
     "pyarrow": "train",
     "pytrec_eval": "eval",
     "sentence_transformers": "train",
-    "sklearn": "eval",
+    "scipy": "classify",
+    "sklearn": "classify",
     "tensorboard": "train",
     "xxhash": "train",
 }
