@@ -17,6 +17,7 @@ LAYERS = [
     ["limbeck.data", "limbeck.teacher", "limbeck.model"],
     [
         "limbeck.evaluation",
+        "limbeck.classify",
         "limbeck.cluster",
         "limbeck.search",
         "limbeck.encoding",
@@ -27,7 +28,13 @@ LAYERS = [
     ["limbeck.training", "limbeck.plan"],
     ["limbeck.ablation"],
     ["limbeck.cli_parts"],
-    ["limbeck.cli_ablate", "limbeck.cli_cluster", "limbeck.cli_encode", "limbeck.cli_export"],
+    [
+        "limbeck.cli_ablate",
+        "limbeck.cli_classify",
+        "limbeck.cli_cluster",
+        "limbeck.cli_encode",
+        "limbeck.cli_export",
+    ],
     ["limbeck.cli"],
 ]
 

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from limbeck.cli_ablate import ablate
+from limbeck.cli_classify import classify
 from limbeck.cli_cluster import EPILOG as CLUSTER_EPILOG
 from limbeck.cli_cluster import cluster
 from limbeck.cli_encode import EPILOG, encode
@@ -39,6 +40,7 @@ app = typer.Typer(
 )
 
 app.add_typer(ablate)
+app.add_typer(classify)
 app.add_typer(leave)  # its commands, without a name above them
 
 _EXTRAS = {  # a module that is missing → the extra that brings it
@@ -57,7 +59,8 @@ _EXTRAS = {  # a module that is missing → the extra that brings it
     "pyarrow": "train",
     "pytrec_eval": "eval",
     "sentence_transformers": "train",
-    "sklearn": "eval",
+    "scipy": "classify",
+    "sklearn": "classify",
     "tensorboard": "train",
     "xxhash": "train",
 }

@@ -44,9 +44,12 @@ class Inputs:
     kind: Kind
     field: str | None  # of JSON lines, or column of Parquet, that holds the text
     id: str | None  # likewise the id, if it is wanted
+    id_is: str = "id"  # what messages call it
 
 
-def find_inputs(sources: Sequence[str], *, field: str | None = None, id: str | None = None) -> Inputs:
+def find_inputs(
+    sources: Sequence[str], *, field: str | None = None, id: str | None = None, id_is: str = "id"
+) -> Inputs:
     """Find the files that a command line names, and look into Parquet files for the columns.
 
     Args:
@@ -54,6 +57,7 @@ def find_inputs(sources: Sequence[str], *, field: str | None = None, id: str | N
             the order of their names; or "-" alone, standard input.
         field: of the JSON objects, or column, that holds the text; None = plain lines.
         id: of the JSON objects, or column, that holds an id, text or whole number.
+        id_is: what messages call it, where it is a label.
 
     Raises:
         ConfigError: JSON lines or Parquet without `field`, plain lines with `id`, files of several kinds, none.
@@ -76,7 +80,7 @@ def find_inputs(sources: Sequence[str], *, field: str | None = None, id: str | N
     if kind == "parquet":
         for file in files:
             _check_columns(file, field, id)
-    return Inputs(files, kind, field, id)
+    return Inputs(files, kind, field, id, id_is)
 
 
 def read_rows(inputs: Inputs) -> Iterator[Row]:
@@ -98,7 +102,7 @@ def read_rows(inputs: Inputs) -> Iterator[Row]:
             text = _text(row, inputs.field, f"{before}{number}")
             id = None
             if inputs.id is not None:
-                id = _id(row, inputs.id, id_type, f"{before}{number}")
+                id = _id(row, inputs, id_type, f"{before}{number}")
                 id_type = type(id)
             yield Row(text, id, f"{short}{number}")
     if row is None:
@@ -260,13 +264,16 @@ def _text(row: Any, field: str, place: str) -> str:
     return text
 
 
-def _id(row: Any, field: str, before: type | None, place: str) -> Id:
+def _id(row: Any, inputs: Inputs, before: type | None, place: str) -> Id:
+    field, what = inputs.id or "", inputs.id_is
     id = row.get(field)
     whole = isinstance(id, int) and not isinstance(id, bool) and -(2**63) <= id < 2**63
     if not whole and not isinstance(id, str):
-        raise DataError(f"{place}: no id (text, or whole number of 64 bits) in field {field!r}, {_held(row, field)}")
+        raise DataError(
+            f"{place}: no {what} (text, or whole number of 64 bits) in field {field!r}, {_held(row, field)}"
+        )
     if before is not None and type(id) is not before:
-        raise DataError(f"{place}: id {id!r} is of type {type(id).__name__}, those before are {before.__name__}")
+        raise DataError(f"{place}: {what} {id!r} is of type {type(id).__name__}, those before are {before.__name__}")
     return id
 
 
