@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from limbeck.classify.head import Label
 from limbeck.classify.saved import Classifier
@@ -117,7 +117,7 @@ def _lines(
     probabilities = head.probabilities(vectors)
     for row, of_label, p in zip(rows, logits, probabilities, strict=True):
         best = int(of_label.argmax())  # of the logits: probabilities may be equal where logits are not
-        found = {"text": row.text} if row.id is None else {"id": row.id}
+        found: dict[str, Any] = {"text": row.text} if row.id is None else {"id": row.id}
         found |= {"label": head.labels[best], "probability": _rounded(p[best])}
         if every:
             order = (-of_label).argsort(kind="stable")

@@ -157,7 +157,7 @@ def _distances(unit: FloatArray, labels: IntArray) -> FloatArray:
 def _central(texts: Sequence[str], rows: IntArray) -> list[int]:
     """The first rows whose texts differ."""
     kept: dict[str, int] = {}
-    for row in rows.tolist():
+    for row in map(int, rows):
         kept.setdefault(texts[row], row)
         if len(kept) == _CENTRAL:
             break

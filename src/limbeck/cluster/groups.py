@@ -40,7 +40,7 @@ def k_means(unit: FloatArray, k: int, *, seed: int = 0, starts: int = _STARTS) -
     Labels are those of scikit-learn: they may be fewer than k where vectors differ by less than rounding. Raises
     ConfigError: k is not in 1 … the number of different vectors.
     """
-    from sklearn.cluster import KMeans, MiniBatchKMeans
+    import sklearn.cluster
     from sklearn.exceptions import ConvergenceWarning
 
     if k < 1:
@@ -48,11 +48,11 @@ def k_means(unit: FloatArray, k: int, *, seed: int = 0, starts: int = _STARTS) -
     if (different := _different(unit, k)) < k:
         among = f"{different} different among {len(unit)}" if different < len(unit) else f"{len(unit)}"
         raise ConfigError(f"cannot make {k} clusters of so few texts ({among}): ask for {different} or fewer")
-    model: Any
+    kinds: Any = sklearn.cluster  # its parameters are typed by their defaults alone
     if len(unit) <= _LLOYD_MOST:
-        model = KMeans(k, n_init=starts, random_state=seed)
+        model = kinds.KMeans(k, n_init=starts, random_state=seed)
     else:
-        model = MiniBatchKMeans(k, n_init=starts, random_state=seed, batch_size=_BATCH, max_iter=50)
+        model = kinds.MiniBatchKMeans(k, n_init=starts, random_state=seed, batch_size=_BATCH, max_iter=50)
     with one_thread(), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # vectors that differ by less than rounding
         return model.fit_predict(unit).astype(np.int64)
@@ -111,7 +111,8 @@ def hdbscan(unit: FloatArray, min_size: int) -> tuple[IntArray, FloatArray]:
         flat = PCA(min(_DENSITY_DIMS, *unit.shape), svd_solver="full").fit_transform(centred)
         if flat.shape[1] > 2:
             flat /= np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-12)
-        found = HDBSCAN(min_cluster_size=min_size, min_samples=min(min_size, 5), copy=True).fit(flat)
+        method: Any = HDBSCAN  # its parameters are typed by their defaults alone
+        found = method(min_cluster_size=min_size, min_samples=min(min_size, 5), copy=True).fit(flat)
     return found.labels_.astype(np.int64), found.probabilities_.astype(np.float32)
 
 

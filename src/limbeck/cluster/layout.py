@@ -83,8 +83,8 @@ def _among(cosines: FloatArray, anchors: Points, gaps: NDArray[np.float64], rand
 
 def _gaps(anchors: Points) -> NDArray[np.float64]:
     """How far the neighbours of each anchor are; of a far-off one no more than is common. [A, 2] → [A]."""
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
-    found, _ = cKDTree(anchors).query(anchors, k=min(_NEIGHBOURS + 1, len(anchors)))
+    found, _ = KDTree(anchors).query(anchors, k=min(_NEIGHBOURS + 1, len(anchors)))
     gaps = found[:, 1:].mean(axis=1)
     return np.minimum(gaps, np.quantile(gaps, 0.9))

@@ -30,8 +30,8 @@ _SURE = 3.0  # standard errors that the two shares are apart by: in a small clus
 _LONGEST_WORD = 40  # characters; longer ones are addresses, keys and the like
 
 
-def class_tf_idf(counts: csr_matrix) -> csr_matrix:
-    """W(t, c) = tf(t, c) · log(1 + A / tf(t)), equation 2 of arXiv 2203.05794. counts: [C, T] → [C, T].
+def class_tf_idf(counts: Any) -> csr_matrix:
+    """W(t, c) = tf(t, c) · log(1 + A / tf(t)), equation 2 of arXiv 2203.05794. counts: sparse [C, T] → [C, T].
 
     tf(t, c) is how often cluster c has the word t, tf(t) how often all have it, and A the mean number of words of a
     cluster. The logarithm is the natural one. Words that none has weigh 0.
@@ -63,7 +63,8 @@ def label_terms(
     count = int(labels.max(initial=-1)) + 1
     if not count:
         return []
-    vectorizer = CountVectorizer(analyzer=lambda text: list(words(text[:read_chars])))
+    counter: Any = CountVectorizer  # its parameters are typed by their defaults alone
+    vectorizer = counter(analyzer=lambda text: list(words(text[:read_chars])))
     try:
         found = vectorizer.fit_transform(texts)
     except ValueError:  # "empty vocabulary": texts of signs and digits
@@ -81,7 +82,7 @@ def label_terms(
         inside = np.asarray(having[c, columns].todense()).ravel()
         telling = _telling(inside, of_all[columns] - inside, sizes[c], len(texts) - sizes[c])
         order = np.lexsort((names[columns], -row.data))
-        chosen.append(_distinct((names[columns[i]] for i in order if telling[i]), terms))
+        chosen.append(_distinct((str(names[columns[i]]) for i in order if telling[i]), terms))
     return chosen
 
 
