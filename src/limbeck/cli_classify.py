@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from limbeck.cli_parts import DimOption, JsonOption, ModelArgument, console, print_json, progress
+from limbeck.cli_parts import (
+    DimOption,
+    FieldOption,
+    JsonOption,
+    ModelArgument,
+    SourcesArgument,
+    console,
+    print_json,
+    progress,
+)
 
 if TYPE_CHECKING:
     from limbeck.classify.examples import Described, Examples
@@ -34,19 +43,8 @@ ExamplesArgument = Annotated[
         metavar="EXAMPLES…", help="JSONL or Parquet files with a text and a label in each row, folders of them, or -."
     ),
 ]
-InputArgument = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="INPUT…",
-        help="Files of texts, one a line, or with --field JSONL or Parquet (.txt and .jsonl also .gz); folders of "
-        "them; or -, standard input, which it is if none is named.",
-    ),
-]
 TextField = Annotated[str, typer.Option("--field", help="Field or column that holds the text.")]
 LabelField = Annotated[str, typer.Option("--label", help="Field or column that holds the label.")]
-FieldOption = Annotated[
-    str | None, typer.Option(help="Read JSON lines or Parquet, and take the text from this field or column.")
-]
 IdOption = Annotated[
     str | None, typer.Option("--id", metavar="FIELD", help="Write this field or column beside the labels, not texts.")
 ]
@@ -125,7 +123,7 @@ def train(
 def predict(
     classifier: ClassifierArgument,
     model: ModelArgument,
-    sources: InputArgument = None,
+    sources: SourcesArgument = None,
     out: OutOption = "-",
     field: FieldOption = None,
     id_field: IdOption = None,
@@ -185,7 +183,7 @@ def test(
 )
 def zero_shot(
     model: ModelArgument,
-    sources: InputArgument = None,
+    sources: SourcesArgument = None,
     label: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME[=DESCRIPTION]", help="A label, and what it means; given for each of them."),

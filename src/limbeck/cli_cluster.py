@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from limbeck.cli_parts import Backend, DimOption, JsonOption, ModelArgument, console, print_json, progress
+from limbeck.cli_parts import (
+    Backend,
+    BackendOption,
+    DimOption,
+    FieldOption,
+    JsonOption,
+    ModelArgument,
+    SourcesArgument,
+    console,
+    print_json,
+    progress,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,14 +42,7 @@ class Method(StrEnum):
 
 def cluster(
     model: ModelArgument,
-    sources: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="INPUT…",
-            help="Files of texts, one a line, or with --field JSONL or Parquet (.txt and .jsonl also .gz); folders of "
-            "them; or -, standard input, which it is if none is named.",
-        ),
-    ] = None,
+    sources: SourcesArgument = None,
     out: Annotated[
         str | None,
         typer.Option(
@@ -58,9 +62,7 @@ def cluster(
         int | None,
         typer.Option(help="Texts in the smallest cluster of hdbscan; 1% of them, from 5 to 50, if not said.", min=2),
     ] = None,
-    field: Annotated[
-        str | None, typer.Option(help="Read JSON lines or Parquet, and take the text from this field or column.")
-    ] = None,
+    field: FieldOption = None,
     id_field: Annotated[
         str | None,
         typer.Option("--id", metavar="FIELD", help="Write this field or column in assignments, not texts."),
@@ -71,7 +73,7 @@ def cluster(
     dim: DimOption = None,
     draw: Annotated[bool, typer.Option("--map/--no-map", help="Draw the map, one HTML file.")] = True,
     seed: Annotated[int, typer.Option(help="Of all that is drawn; the same one gives the same clusters.", min=0)] = 0,
-    backend: Annotated[Backend, typer.Option(help="What computes: openvino is an extra, for CPUs.")] = Backend.torch,
+    backend: BackendOption = Backend.torch,
     as_json: JsonOption = False,
 ) -> None:
     """Group texts by what they are about, name the groups, and draw a map of them.

@@ -9,7 +9,17 @@ from typing import Annotated
 
 import typer
 
-from limbeck.cli_parts import Backend, DimOption, JsonOption, ModelArgument, print_json, progress
+from limbeck.cli_parts import (
+    Backend,
+    BackendOption,
+    DimOption,
+    FieldOption,
+    JsonOption,
+    ModelArgument,
+    SourcesArgument,
+    print_json,
+    progress,
+)
 
 EPILOG = "Example: limbeck encode runs/demo/model texts.txt --task clustering --out vectors.npy --dim 128"
 
@@ -49,14 +59,7 @@ class ShardFormat(StrEnum):
 
 def encode(
     model: ModelArgument,
-    sources: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="INPUT…",
-            help="Files of texts, one a line, or with --field JSONL or Parquet (.txt and .jsonl also .gz); folders of "
-            "them; or -, standard input, which it is if none is named.",
-        ),
-    ] = None,
+    sources: SourcesArgument = None,
     out: Annotated[
         str,
         typer.Option(
@@ -77,9 +80,7 @@ def encode(
     space: Annotated[
         Space, typer.Option(help="teacher: projected, to search an index that the model's teacher built.")
     ] = Space.student,
-    field: Annotated[
-        str | None, typer.Option(help="Read JSON lines or Parquet, and take the text from this field or column.")
-    ] = None,
+    field: FieldOption = None,
     id_field: Annotated[
         str | None,
         typer.Option("--id", metavar="FIELD", help="Write this field or column beside the vectors, not texts."),
@@ -94,7 +95,7 @@ def encode(
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse a text over the model's limit, instead of cutting it there.")
     ] = False,
-    backend: Annotated[Backend, typer.Option(help="What computes: openvino is an extra, for CPUs.")] = Backend.torch,
+    backend: BackendOption = Backend.torch,
     compile: Annotated[
         bool, typer.Option("--compile", help="Let torch compile the model: slower to start, faster after that.")
     ] = False,

@@ -15,20 +15,33 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="A.B=VALUE", help="Change one value of the recipe; may be given many times."),
-]
-ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A bundle, such as runs/demo/model.")]
-DimOption = Annotated[int | None, typer.Option(help="Keep the first so many numbers of each vector.", min=1)]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
-
 
 class Backend(StrEnum):
     """What computes a forward pass."""
 
     torch = "torch"
     openvino = "openvino"
+
+
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=VALUE", help="Change one value of the recipe; may be given many times."),
+]
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A bundle, such as runs/demo/model.")]
+SourcesArgument = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="INPUT…",
+        help="Files of texts, one a line, or with --field JSONL or Parquet (.txt and .jsonl also .gz); folders of "
+        "them; or -, standard input, which it is if none is named.",
+    ),
+]
+FieldOption = Annotated[
+    str | None, typer.Option(help="Read JSON lines or Parquet, and take the text from this field or column.")
+]
+BackendOption = Annotated[Backend, typer.Option(help="What computes: openvino is an extra, for CPUs.")]
+DimOption = Annotated[int | None, typer.Option(help="Keep the first so many numbers of each vector.", min=1)]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
 
 def typed(context: typer.Context) -> str:
