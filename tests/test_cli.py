@@ -17,6 +17,7 @@ import pytest
 from typer.main import get_command
 
 import limbeck
+from commands import typed
 from limbeck import cli, encode_file
 from limbeck.config import Recipe
 from limbeck.errors import TextError, TrainingError
@@ -75,11 +76,7 @@ def run(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
 
     def call(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            cli.main([str(a) for a in arguments])
-        code = ended.value.code
-        captured = capsys.readouterr()
-        return code if isinstance(code, int) else 0, captured.out, captured.err
+        return typed(capsys, *arguments)
 
     return call
 

@@ -18,7 +18,7 @@ sys.path[:0] = [str(Path(__file__).parent / "classify")]  # for the modules ther
 from toy import LetterModel  # noqa: E402
 
 import limbeck  # noqa: E402
-from limbeck import cli  # noqa: E402
+from commands import typed  # noqa: E402
 from limbeck.classify import predict as predicting  # noqa: E402
 from limbeck.classify.saved import Classifier  # noqa: E402
 
@@ -40,10 +40,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
     write("examples.jsonl", EXAMPLES)
 
     def call(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            cli.main(["classify", *map(str, arguments)])
-        captured = capsys.readouterr()
-        return ended.value.code if isinstance(ended.value.code, int) else 0, captured.out, captured.err
+        return typed(capsys, "classify", *arguments)
 
     return call
 

@@ -19,7 +19,8 @@ from counting import CountingEncoder  # noqa: E402
 from rich.console import Console  # noqa: E402
 
 import limbeck  # noqa: E402
-from limbeck import cli, cli_parts  # noqa: E402
+from commands import typed  # noqa: E402
+from limbeck import cli_parts  # noqa: E402
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -37,10 +38,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            cli.main(["encode", "m", *map(str, arguments)])
-        captured = capsys.readouterr()
-        return ended.value.code if isinstance(ended.value.code, int) else 0, captured.out, captured.err
+        return typed(capsys, "encode", "m", *arguments)
 
     return call
 

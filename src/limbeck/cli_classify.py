@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from limbeck.classify.examples import Described, Examples
     from limbeck.classify.few_shot import Fitted
     from limbeck.classify.saved import Classifier
-    from limbeck.classify.vectors import Task
     from limbeck.encoding.reading import Inputs
+    from limbeck.encoding.vectors import Task
 
 classify = typer.Typer(
     name="classify",
@@ -82,16 +82,16 @@ def train(
 
     import limbeck
     from limbeck.classify.examples import find_examples, read_examples
-    from limbeck.classify.few_shot import check_labels, fit
+    from limbeck.classify.few_shot import TASK, check_labels, fit
     from limbeck.classify.saved import Classifier, check_free
-    from limbeck.classify.vectors import checked_dim, settled_task
     from limbeck.encode_file import parse_task
+    from limbeck.encoding.vectors import checked_dim, settled_task
 
     check_free(Path(out))
     read = read_examples(find_examples(examples, field=field, label=label))
     check_labels(read.labels)
     encoder = limbeck.load(model)
-    settled = settled_task(encoder, parse_task(task) if task else None, read.texts)
+    settled = settled_task(encoder, parse_task(task) if task else None, read.texts, usual=TASK)
     vectors, cut = _encoded(encoder, read, settled, checked_dim(encoder, dim))
     with console(sys.stderr).status("fitting"):
         fitted = fit(vectors, read.labels, strength=strength, seed=seed, never_held_out=read.contradictory)
@@ -225,9 +225,9 @@ def zero_shot(
     from limbeck.classify.examples import check_known, find_examples, read_examples
     from limbeck.classify.predict import check_out
     from limbeck.classify.saved import Classifier, check_free
-    from limbeck.classify.vectors import checked_dim, settled_task
     from limbeck.encode_file import parse_task
     from limbeck.encoding.reading import find_inputs
+    from limbeck.encoding.vectors import checked_dim, settled_task
 
     described = _described(label, labels)
     if scale is not None and (scale <= 0 or examples):
@@ -286,7 +286,7 @@ def _described(label: list[str] | None, labels: str | None) -> list[Described]:
 
 def _encoded(encoder: Any, examples: Examples, task: Task, dim: int) -> tuple[Any, int]:
     """Vectors of examples, and how many texts were cut."""
-    from limbeck.classify.vectors import vectors_of
+    from limbeck.encoding.vectors import vectors_of
 
     with progress("encoding", lambda: len(examples)) as advance:
         vectors = vectors_of(encoder, examples.texts, examples.places, task=task, dim=dim, progress=advance)

@@ -85,12 +85,12 @@ def cluster(
     import limbeck
     from limbeck.cluster.clustering import check_request
     from limbeck.cluster.clustering import cluster as group
-    from limbeck.cluster.encoding import default_task, encoded
     from limbeck.cluster.folder import MAP, TOPICS, check_folder, write_assignments, write_folder
     from limbeck.cluster.groups import check_hdbscan
     from limbeck.cluster.layout import layout
     from limbeck.encode_file import parse_task
     from limbeck.encoding.reading import find_inputs, read_rows
+    from limbeck.encoding.vectors import settled_task, vectors_of
 
     check_request(method.value, k, min_size)
     folder = Path(out) if out not in (None, "-") else None
@@ -102,10 +102,10 @@ def cluster(
     if method is Method.hdbscan:
         check_hdbscan(len(rows), min_size)
     encoder = limbeck.load(model, backend=backend.value)
-    used = parse_task(task) if task else default_task(encoder)
-    with progress("encoding", lambda: len(rows)) as advance:
-        vectors = encoded(encoder, rows, task=used, dim=dim, progress=advance)
     texts = [row.text for row in rows]
+    used = settled_task(encoder, parse_task(task) if task else None, texts, usual="clustering")
+    with progress("encoding", lambda: len(rows)) as advance:
+        vectors = vectors_of(encoder, texts, [row.place for row in rows], task=used, dim=dim, progress=advance)
     with console(sys.stderr).status("grouping"):
         found = group(vectors, texts, method=method.value, k=k, min_size=min_size, seed=seed)
     points = None

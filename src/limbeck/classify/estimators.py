@@ -24,7 +24,7 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_dat
 
 from limbeck import compress
 from limbeck.classify import few_shot
-from limbeck.classify.vectors import settled_task
+from limbeck.encoding.vectors import settled_task
 from limbeck.errors import ConfigError, ModelError
 
 
@@ -80,7 +80,7 @@ class LimbeckEncoder(TransformerMixin, BaseEstimator):
         if not texts:
             raise ValueError("found array with 0 sample(s): an encoder is fitted to one text or more")
         encoder = self._loaded()
-        task = settled_task(encoder, self.task, texts)
+        task = settled_task(encoder, self.task, texts, usual=few_shot.TASK)
         encoder.encode(texts[:1], task=task, role=self.role, dim=self.dim, precision=self.precision)  # what it raises
         self.task_ = task
         self.fingerprint_ = encoder.fingerprint_of(task)

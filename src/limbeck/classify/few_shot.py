@@ -22,6 +22,7 @@ from limbeck.errors import ConfigError, DataError
 STRENGTHS = (0.1, 1.0, 10.0, 100.0, 1000.0)  # scikit-learn's C on vectors of length 1: the larger, the freer
 UNTRIED = 10.0  # the strength where too few examples are there to try several; the least log loss on two public sets
 FOLDS = 5
+TASK = "classification"  # the adapter whose vectors heads are fitted to, unless another is asked for
 _STEPS = 2000  # of L-BFGS at most; a fit of vectors of length 1 takes some tens
 
 

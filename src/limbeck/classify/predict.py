@@ -13,8 +13,8 @@ from typing import IO, Any
 
 from limbeck.classify.head import Label
 from limbeck.classify.saved import Classifier
-from limbeck.classify.vectors import Model, vectors_of
 from limbeck.encoding.reading import Inputs, Row, read_rows
+from limbeck.encoding.vectors import Model, vectors_of
 from limbeck.errors import ConfigError
 from limbeck.files import atomic_write
 from limbeck.folders import full_disk_named

@@ -14,8 +14,8 @@ from safetensors.numpy import load_file, save
 
 from limbeck import __version__
 from limbeck.classify.head import Head
-from limbeck.classify.vectors import Model, Task
 from limbeck.encode_file import parse_task, task_words
+from limbeck.encoding.vectors import Model, Task
 from limbeck.errors import ConfigError, ModelError
 from limbeck.folders import full_disk_named, replaced_folder, sync_file
 

@@ -11,17 +11,16 @@ from limbeck.classify.examples import Described
 from limbeck.classify.few_shot import cross_calibrated, folds_of
 from limbeck.classify.head import Head, Label, targets_of
 from limbeck.classify.report import Report, report_of
-from limbeck.classify.vectors import Model, Task, vectors_of
+from limbeck.encoding.vectors import Model, Task, vectors_of
 
 SCALE = 12.0
-"""Cosines are multiplied by this before the softmax, where no examples tell better. Measured with the demo's model on
-three public sets (6 kinds of questions, 77 kinds of bank requests, 2 of film reviews): the scale with the least log
-loss was 7 to 15 for vectors of "clustering", of which this is the middle. Other models may want another one."""
+"""Cosines are multiplied by this before the softmax, where no examples tell better: the middle of what suited the
+demo's model on three public sets (kinds of questions, of bank requests, of film reviews). Other models, and other
+texts, may want another one, which `calibrated` finds."""
 
 TASK = "clustering"
-"""The adapter whose vectors compare texts with labels, unless another is asked for. On the same three sets the four
-adapters were about as often right (49% to 50%), but with those of "classification" the best scale was 14 to 39: no one
-scale would have done."""
+"""The adapter whose vectors compare texts with labels, unless another is asked for. On those sets the four adapters
+were about as often right, but the scales that suited "classification" were so far apart that no one would have done."""
 
 
 def head_of(model: Model, labels: Sequence[Described], *, task: Task, dim: int, scale: float = SCALE) -> Head:

@@ -1,1 +1,1 @@
-"""What `limbeck.encode_file` is made of: rows of input files, files of vectors, folders of them."""
+"""What `limbeck.encode_file` is made of: rows of input files, files and folders of vectors; and `vectors` in memory."""

@@ -17,7 +17,7 @@ Backend = Literal["torch", "openvino"]
 
 # Below this many tokens, batched matrix products with the full attention matrix are faster on a CPU with AVX2 than its
 # flash-attention kernel; above, the matrix no longer fits the caches and costs memory quadratic in the length. With
-# AVX512 that kernel is level at 16 tokens and ahead from 64 on, 1.6 times at 256 (both in fp32).
+# AVX512 that kernel is level for the shortest texts and ahead from some tens of tokens on (both in fp32).
 EAGER_LIMIT = 512
 EAGER_OR_SDPA = "eager_or_sdpa"  # the attention that chooses so for each batch, see limbeck.model.attention
 

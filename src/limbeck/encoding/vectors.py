@@ -1,4 +1,4 @@
-"""Texts → the vectors that a classifier sees, and the model that they are to come from."""
+"""Texts → the vectors that clusters and classifiers are made of, and the model that they come from."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ class Model(Protocol):
         ...
 
 
-def settled_task(model: Model, asked: Task, texts: Sequence[str], *, usual: str = "classification") -> Task:
-    """The task that all vectors of a classifier are made for: what is asked, else the usual one where the model has it.
+def settled_task(model: Model, asked: Task, texts: Sequence[str], *, usual: str) -> Task:
+    """The task that all vectors are made for: what is asked, else the usual one where the model has it.
 
     "auto" becomes the blend that suits the texts, so that those that come later lie in the same space. Raises
     ConfigError: a task that the model does not have, or none where it has adapters but not the usual one.
@@ -78,11 +78,19 @@ def vectors_of(
     places: Sequence[str],
     *,
     task: Task,
-    dim: int,
+    dim: int | None,
     progress: Callable[[int], None] | None = None,
 ) -> np.ndarray:
-    """Encode texts, as documents. → [N, D]. Raises DataError that names the place of a text that cannot be encoded."""
+    """Encode texts, as documents. → float32 [N, D].
+
+    Raises DataError that names the place: of a text that cannot be encoded, or whose vector has no direction.
+    """
     try:
-        return model.encode(list(texts), task=task, dim=dim, progress=progress)
+        vectors = model.encode(list(texts), task=task, dim=dim, progress=progress)
     except TextError as error:
         raise DataError(f"{places[error.index]} {error.reason}") from None
+    lengths = np.linalg.norm(vectors, axis=1)
+    if (bad := ~(np.isfinite(lengths) & (lengths > 0))).any():
+        place = places[int(bad.argmax())]
+        raise DataError(f"{place} has a vector that is all zeros or not finite: look at the text, or leave it out")
+    return vectors
