@@ -34,6 +34,7 @@ LAYERS = [
         "limbeck.cli_cluster",
         "limbeck.cli_encode",
         "limbeck.cli_export",
+        "limbeck.cli_index",
     ],
     ["limbeck.cli"],
 ]

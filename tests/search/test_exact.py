@@ -1,11 +1,9 @@
-import hashlib
 import json
 import logging
-from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pytest
+from word_model import HashEncoder
 
 from limbeck.errors import ConfigError, DataError, ModelError
 from limbeck.search import search_corpus
@@ -13,30 +11,6 @@ from limbeck.search.exact import default_cache_dir, document_vectors
 
 IDS = ["sum", "sort", "open"]
 DOCUMENTS = ["add the numbers of a list", "order the items of a list", "read a file from disk"]
-
-
-class HashEncoder:
-    """Each word has a fixed random direction; a text is the sum of its words. Counts what it was asked for."""
-
-    def __init__(self, dim: int = 256, fingerprint: str = "hash-1", tasks: Sequence[str] = ()) -> None:
-        self.dim, self.fingerprint, self.tasks = dim, fingerprint, tasks
-        self.encoded: list[tuple[str, int]] = []
-        self.asked: list[Any] = []
-
-    def fingerprint_of(self, task: Any) -> str:
-        return f"{self.fingerprint} {task}"
-
-    def encode(self, texts: Sequence[str], *, role: str, task: Any = None, dim: int | None = None) -> np.ndarray:
-        self.encoded.append((role, len(texts)))
-        self.asked.append(task)
-        vectors = np.stack([sum((_word(w, self.dim) for w in t.split()), np.zeros(self.dim)) for t in texts])
-        vectors = vectors[:, : dim or self.dim]
-        return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
-
-
-def _word(word: str, dim: int) -> np.ndarray:
-    seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "little")
-    return np.random.default_rng(seed).standard_normal(dim)
 
 
 def _search(encoder, cache_dir=None, queries=("read a file",), **options):

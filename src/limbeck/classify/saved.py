@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save
 from limbeck import __version__
 from limbeck.classify.head import Head
 from limbeck.encode_file import parse_task, task_words
-from limbeck.encoding.vectors import Model, Task
+from limbeck.encoding.vectors import Model, Task, check_fingerprint
 from limbeck.errors import ConfigError, ModelError
 from limbeck.folders import full_disk_named, replaced_folder, sync_file
 
@@ -73,18 +73,14 @@ class Classifier:
 
     def check_model(self, model: Model) -> None:
         """Raise ModelError when the vectors of another model would be classified."""
-        made = self.manifest
-        try:
-            found = model.fingerprint_of(self.task)
-        except ConfigError as error:  # it lacks the task
-            found = f"none for this task: {error}"
-        if found != made.fingerprint:
-            task = f" for the task {made.task}" if made.task else ""
-            raise ModelError(
-                f"the classifier was made with the model {made.model}{task} (fingerprint {made.fingerprint}), and this "
-                f"is {model.spec.name} (fingerprint {found}): its vectors mean something else. Give the model that it "
-                "was made with, or make it again from its examples: limbeck classify train MODEL EXAMPLES --out FOLDER"
-            )
+        check_fingerprint(
+            model,
+            self.task,
+            self.manifest.fingerprint,
+            what="the classifier",
+            made_with=self.manifest.model,
+            again="limbeck classify train MODEL EXAMPLES --out FOLDER",
+        )
 
     def save(self, folder: str | Path) -> Path:
         """Write the folder; an earlier classifier there is replaced, whole or not at all.

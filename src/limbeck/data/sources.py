@@ -12,7 +12,7 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -70,12 +70,25 @@ def read_rows(path: Path) -> Iterator[Row]:
 
     Raises DataError as `read_source` does, and for the first malformed row, by file and line.
     """
+    return (row for _, row in located_rows(path))
+
+
+def located_rows(path: Path) -> Iterator[tuple[str, Row]]:
+    """As `read_rows`, each row with its place, "file:line"."""
     # validation would ask which field is what; nothing mapped = all fields
     source = FileSource.model_construct(name=path.name, path=str(path), columns=Columns.model_construct())
     for place, row in _located_rows(source):
         if isinstance(row, Malformed):
             raise DataError(f"{place}: {row}: mend the row or take it out")
-        yield row
+        yield place, row
+
+
+def located_json(lines: Iterable[bytes], name: str) -> Iterator[tuple[str, Row]]:
+    """As `located_rows`, of JSON lines that are no file, such as standard input."""
+    for number, row in _json_lines(lines):
+        if isinstance(row, Malformed):
+            raise DataError(f"{name}:{number}: {row}: mend the row or take it out")
+        yield f"{name}:{number}", row
 
 
 def _corpus(source: PythonDocsSource | DebianPackagesSource) -> Iterator[Example]:
@@ -182,11 +195,15 @@ def _open(path: Path) -> BinaryIO:
 
 def _read_jsonl(path: Path, source: FileSource) -> Iterator[Numbered]:
     with _open(path) as lines:
-        for number, line in enumerate(lines, start=1):
-            if number == 1:
-                line = line.removeprefix(b"\xef\xbb\xbf")
-            if line.strip():
-                yield number, _parse_json(line)
+        yield from _json_lines(lines)
+
+
+def _json_lines(lines: Iterable[bytes]) -> Iterator[Numbered]:
+    for number, line in enumerate(lines, start=1):
+        if number == 1:
+            line = line.removeprefix(b"\xef\xbb\xbf")
+        if line.strip():
+            yield number, _parse_json(line)
 
 
 def _parse_json(line: bytes) -> Row | Malformed:

@@ -7,7 +7,8 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
-from limbeck.errors import ConfigError, DataError, TextError
+from limbeck.encode_file import task_words
+from limbeck.errors import ConfigError, DataError, ModelError, TextError
 
 Task: TypeAlias = str | Mapping[str, float] | None
 """An adapter, a blend of adapters, or none; "auto" only until it is settled."""
@@ -70,6 +71,30 @@ def checked_dim(model: Model, dim: int | None) -> int:
     if dim is not None and not 1 <= dim <= model.dim:
         raise ConfigError(f"dim must be from 1 to {model.dim}, got {dim}")
     return dim or model.dim
+
+
+def check_fingerprint(model: Model, task: Task, made: str, *, what: str, made_with: str, again: str) -> None:
+    """Raise ModelError when vectors of another model would be held against those of `what`.
+
+    Args:
+        model: that is to be used.
+        task: that vectors are made for.
+        made: the fingerprint for that task of the model that was used before.
+        what: was made with it, such as "the classifier".
+        made_with: name of the model that was used before.
+        again: the command that makes it again.
+    """
+    try:
+        found = model.fingerprint_of(task)
+    except ConfigError as error:  # it lacks the task
+        found = f"none for this task: {error}"
+    if found != made:
+        of_task = f" for the task {task_words(task)}" if task else ""
+        raise ModelError(
+            f"{what} was made with the model {made_with}{of_task} (fingerprint {made}), and this is {model.spec.name} "
+            f"(fingerprint {found}): its vectors mean something else. Give the model that it was made with, or make it "
+            f"again: {again}"
+        )
 
 
 def vectors_of(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _MACHINE_CORPORA = ("python-docs", "debian-packages")
-_ID_FIELDS = ("id", "_id")  # `_id` is what BEIR-style files call it
+ID_FIELDS = ("id", "_id")  # `_id` is what BEIR-style files call it
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ def _from_file(path: Path) -> Corpus:
     from limbeck.data.sources import read_source
 
     names = _field_names(path)
-    id_field = next((name for name in _ID_FIELDS if name in names), None)
+    id_field = next((name for name in ID_FIELDS if name in names), None)
     if id_field is None or "text" not in names:
         raise DataError(f"{path} needs the fields id and text (title is optional), it has {', '.join(names) or 'none'}")
     # The id rides along as the one label of a labelled text, which the reader checks and locates like any field.

@@ -1,0 +1,537 @@
+"""An index of documents: made once, added to, and searched, in a folder or on a Qdrant server.
+
+with Index.create("notes.index", model) as index:
+    index.add([Document("1", "…", fields={"lang": "en"})])
+    index.search("…", where={"lang": "en"})
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+
+from limbeck.encode_file import task_words
+from limbeck.encoding.vectors import Task, check_fingerprint, checked_dim, settled_task
+from limbeck.errors import ConfigError, DataError, ModelError, StoreError, TextError
+from limbeck.model.prefixes import PREFIXES
+from limbeck.model.stream import chunks as batches
+from limbeck.search.chunks import Chunk, IndexModel, chunks_of, titled
+from limbeck.search.conditions import Kind, Selection, Where, flag, joined_kind, payload_key, select
+from limbeck.search.documents import Document, checked, kinds_of, read_documents
+from limbeck.search.engine import Ask, Engine, Found, Point, first_chunks, of_documents, point_id
+from limbeck.search.spec import Chunks, IndexSpec, Precision
+
+__all__ = ["Added", "Document", "Index", "Passage", "read_documents"]
+
+By: TypeAlias = Literal["vectors", "words", "both"]
+
+_BATCH = 512  # documents that are encoded, stored and flushed together
+_IDS = 1_000  # documents deleted at a time
+_LIMIT = 10_000  # chunks that a search looks at, where many belong to few documents
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A document that was found, and its best chunk."""
+
+    rank: int  # 1 = best
+    score: float  # cosine by vectors, BM25 by words, of both the sum of 1 / (60 + rank)
+    id: str  # of the document
+    text: str  # of the chunk
+    title: str
+    fields: Mapping[str, Any]
+    start: int  # characters of the document's text that the chunk is
+    end: int
+    chunk: int  # its number, from 0
+    chunks: int  # that the document has
+
+
+@dataclass(slots=True)
+class Added:
+    """What `Index.add` did, in documents."""
+
+    added: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    chunks: int = 0  # stored
+    truncated: int = 0  # chunks that the model cut
+    ids: set[str] = field(default_factory=set, repr=False)  # of all that came
+
+    def as_dict(self) -> dict[str, int]:
+        """The counts."""
+        return {name: getattr(self, name) for name in ("added", "updated", "unchanged", "chunks", "truncated")}
+
+
+class Index:
+    """Documents that can be searched, and the model that their vectors come from.
+
+    One process at a time has an index in a folder open; one on a server is shared.
+    """
+
+    def __init__(self, engine: Engine, model: IndexModel | None, where: str) -> None:
+        """Use an engine that is open; `create`, `open` and `without_model` make one.
+
+        Raises ModelError: the model is not the one that the index was made with.
+        """
+        self.engine, self._model, self.where = engine, model, where
+        if model is not None:
+            check_fingerprint(
+                model,
+                self.spec.encoding_task,
+                self.spec.fingerprint,
+                what=f"the index {where}",
+                made_with=self.spec.model,
+                again=f"limbeck index MODEL CORPUS --out {where}",
+            )
+        self._words = _words(self.spec)
+
+    @property
+    def model(self) -> IndexModel:
+        """What makes its vectors. Raises ConfigError: it was opened without."""
+        if self._model is None:
+            raise ConfigError(f"the index {self.where} was opened without its model, which makes vectors: open it with")
+        return self._model
+
+    @property
+    def spec(self) -> IndexSpec:
+        """What the index says of itself."""
+        return self.engine.spec
+
+    @classmethod
+    def create(
+        cls,
+        where: str | Path,
+        model: IndexModel,
+        *,
+        task: Task = None,
+        dim: int | None = None,
+        precision: Precision = "binary",
+        chunks: Chunks | Literal["auto"] = "auto",
+        chunk_chars: int = 2_000,
+        words: bool = True,
+        language: str | None = None,
+        sample: Sequence[Document] = (),
+        address: str | None = None,
+        shards: int | None = None,
+        replicas: int | None = None,
+    ) -> Index:
+        """Make an empty index.
+
+        Args:
+            where: a folder, or http://HOST:6333/NAME, a collection on a Qdrant server (1.16 or later).
+            model: as `limbeck.load` gives it.
+            task: adapter, or blend; None = retrieval where the model has adapters.
+            dim: keep the first so many numbers of each vector; None = all.
+            precision: of what is searched. "binary" and "int8" find ten candidates a hit, which the vectors at float16,
+                kept on the disk, put in order; "float16" is for itself, in memory.
+            chunks: as in `chunks_of`; "auto" is "late" where the model pools by mean, else "separate".
+            chunk_chars: of the longest chunk.
+            words: keep the words too, to be searched by BM25.
+            language: whose stop words are left out and whose endings are cut, such as "german"; None = words as they
+                are, in all languages.
+            sample: some documents, to learn how many words a chunk has on average; without them it is taken to be 256.
+            address: where the model can be loaded from; None = its folder.
+            shards: on a server, parts that the collection is split into; None = what the server does.
+            replicas: on a server, copies of each.
+
+        Raises ConfigError: something is there, or an argument does not fit. DataError: the disk is full. StoreError: a
+        server that cannot be reached, or qdrant-edge or qdrant-client is not what is expected.
+        """
+        settled = settled_task(model, task, [d.text for d in sample[:256]], usual="retrieval")
+        width = checked_dim(model, dim)
+        if chunk_chars < 1:
+            raise ConfigError(f"chunk_chars must be at least 1, got {chunk_chars}")
+        if chunks == "auto":
+            chunks = "late" if model.spec.pooling == "mean" else "separate"
+        spec = IndexSpec(
+            model=str(model.spec.name),
+            address=address or str(getattr(model, "folder", None) or model.spec.name),
+            fingerprint=model.fingerprint_of(settled),
+            task=task_words(settled),
+            prompts={role: model.spec.prompts[role] for role in ("query", "document")},
+            dim=width,
+            precision=precision,
+            chunks=chunks,
+            chunk_chars=chunk_chars,
+            words=words,
+            language=language,
+            average_words=_average_words(sample, chunks, chunk_chars, language) if words else 256.0,
+        )
+        return cls(_create(where, spec, shards, replicas), model, str(where))
+
+    @classmethod
+    def open(cls, where: str | Path, model: IndexModel | str | None = None, *, wait: float = 10.0) -> Index:
+        """Open an index. Close it when it is done with, or use it in a `with`.
+
+        Args:
+            where: as in `create`.
+            model: a model, or where to load it from; None = from where it was when the index was made.
+            wait: seconds to wait for another process that has the folder open.
+
+        Raises StoreError: no index there, torn, of a newer limbeck, or open elsewhere. ModelError: the model cannot be
+        loaded, or is another one.
+        """
+        opened = _open(where, wait)
+        try:
+            if model is None or isinstance(model, str):
+                model = _model_of(opened.spec, model, where)
+            return cls(opened, model, str(where))
+        except BaseException:
+            opened.close()
+            raise
+
+    @classmethod
+    def without_model(cls, where: str | Path, *, wait: float = 10.0) -> Index:
+        """Open an index to search it by words, to delete or to look, which takes no model. Raises as `open`."""
+        return cls(_open(where, wait), None, str(where))
+
+    @staticmethod
+    def exists(where: str | Path) -> bool:
+        """Whether there is an index, or something else in its place. Raises StoreError: no server answers."""
+        if not is_address(where):
+            path = Path(where)
+            return path.exists() and not (path.is_dir() and not any(path.iterdir()))
+        from limbeck.search.server import has_collection, parse_address
+
+        return has_collection(parse_address(str(where)))
+
+    def __enter__(self) -> Index:
+        """The index itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the folder, or of the connection. All that was written is there."""
+        self.engine.close()
+
+    def __len__(self) -> int:
+        """Documents."""
+        return self.engine.count(first_chunks())
+
+    # ------------------------------------------------------------------------------------------- writing
+
+    def add(self, documents: Iterable[Document], *, progress: Callable[[int], None] | None = None) -> Added:
+        """Add documents; those whose id is there take the other's place, and those that are the same are left.
+
+        What was stored before an error, or before the process was killed, stays: give the same documents again.
+
+        Args:
+            documents: any number; they are taken, encoded and stored 512 at a time.
+            progress: called with the number of documents done since the last call.
+
+        Raises DataError that names a document: an id or text that is empty, an id that comes twice, fields that JSON
+        does not know or that held something else before, a text that cannot be encoded, a vector without direction.
+        Also for a full disk. StoreError: the engine failed.
+        """
+        report = Added()
+        for batch in batches(checked(documents), _BATCH):
+            report.ids.update(document.id for document in batch)
+            self._add(batch, report)
+            if progress is not None:
+                progress(len(batch))
+        return report
+
+    def delete(self, ids: Iterable[str]) -> int:
+        """Delete documents by id; unknown ones are passed over. Returns how many were there."""
+        gone, remaining = 0, iter(dict.fromkeys(ids))
+        while some := list(islice(remaining, _IDS)):
+            there = self.engine.payloads([point_id(id, 0) for id in some], ["id"])
+            self.engine.delete(of_documents(some))
+            gone += len(there)
+        return gone
+
+    def delete_where(self, where: Where) -> int:
+        """Delete the documents that conditions hold for. Returns how many. Raises ConfigError: no condition."""
+        selection = self._selection(where)
+        if selection == Selection():
+            raise ConfigError("say which documents to delete: without a condition, all would go")
+        found = {payload["id"] for payload in self.engine.scroll(["id"], selection)}
+        self.engine.delete(selection)
+        return len(found)
+
+    def keep_only(self, ids: set[str]) -> int:
+        """Delete all documents but these. Returns how many went."""
+        return self.delete([id for id in self.ids() if id not in ids])
+
+    def optimize(self) -> None:
+        """Make searches fast and small, after much was added: build the graph and the small vectors over all of it.
+
+        In a folder this takes minutes for a million documents; killed, it changes nothing. A server does it by itself.
+        """
+        self.engine.optimize()
+
+    # ------------------------------------------------------------------------------------------- reading
+
+    def search(
+        self, query: str, *, k: int = 10, where: Where | None = None, by: By = "vectors", exact: bool = False
+    ) -> list[Passage]:
+        """The k best documents of a query, best first; arguments as those of `search_all`."""
+        return self.search_all([query], k=k, where=where, by=by, exact=exact)[0]
+
+    def search_all(
+        self,
+        queries: Sequence[str],
+        *,
+        k: int = 10,
+        where: Where | None = None,
+        by: By = "vectors",
+        exact: bool = False,
+    ) -> list[list[Passage]]:
+        """The k best documents of each query, best first; each document once, by its best chunk.
+
+        Args:
+            queries: what is looked for.
+            k: documents a query.
+            where: conditions on fields, see `Where`.
+            by: "vectors"; "words", by BM25; or "both", by the sum of 1 / (60 + rank) in either (Cormack et al. 2009).
+            exact: compare with every vector at float16, instead of by graph and small vectors.
+
+        Raises DataError: an empty query, or one that cannot be encoded. ConfigError: k < 1, a condition that does not
+        fit the fields, words of an index without them.
+        """
+        if isinstance(queries, str):
+            raise ConfigError("queries are a list of texts; for one there is `search`")
+        if k < 1:
+            raise ConfigError(f"k must be at least 1, got {k}")
+        if by not in ("vectors", "words", "both"):
+            raise ConfigError(f"by must be one of vectors, words, both, got {by!r}")
+        if by != "vectors" and self._words is None:
+            raise ConfigError(f"the index {self.where} was made without words: search it by vectors, or make it again")
+        for number, query in enumerate(queries):
+            if not query.strip():
+                raise DataError(f"query {number} is empty: say what to look for")
+        selection = self._selection(where)
+        vectors = self._query_vectors(list(queries)) if by != "words" else [None] * len(queries)
+        found = []
+        for query, vector in zip(queries, vectors, strict=True):
+            words = self._words.query(query) if self._words is not None and by != "vectors" else None
+            ask = Ask(vector, words, k, selection, exact)
+            found.append(self._passages(ask, k) if vector is not None or words is not None else [])
+        return found
+
+    def get(self, ids: Sequence[str]) -> list[Document | None]:
+        """Documents as they were added, None for those that are not there. White space between chunks is kept."""
+        keys = ["id", "text", "title", "fields", "chunk", "chunks"]
+        first = self.engine.payloads([point_id(id, 0) for id in ids], keys)
+        found: list[Document | None] = []
+        for id in ids:
+            head = first.get(point_id(id, 0))
+            if head is None:
+                found.append(None)
+                continue
+            others = [point_id(id, n) for n in range(1, head["chunks"])]
+            rest = self.engine.payloads(others, ["text"]) if others else {}
+            text = head["text"] + "".join(rest[point]["text"] for point in others)
+            found.append(Document(id, text, head.get("title", ""), head.get("fields", {})))
+        return found
+
+    def ids(self, where: Where | None = None) -> Iterator[str]:
+        """Ids of all documents, or of those that conditions hold for, in no order."""
+        for payload in self.engine.scroll(["id"], first_chunks(self._selection(where))):
+            yield payload["id"]
+
+    def details(self) -> dict[str, Any]:
+        """What the index says of itself, and what its engine does."""
+        return {**self.spec.model_dump(mode="json"), **self.engine.details()}
+
+    # ----------------------------------------------------------------------------------------- in parts
+
+    def _add(self, documents: Sequence[Document], report: Added) -> None:
+        digests = [document.digest() for document in documents]
+        points = [point_id(document.id, 0) for document in documents]
+        there = self.engine.payloads(points, ["digest", "chunks"])
+        changed, before = [], {}
+        for document, digest, point in zip(documents, digests, points, strict=True):
+            known = there.get(point)
+            if known is not None and known.get("digest") == digest:
+                report.unchanged += 1
+                continue
+            changed.append((document, digest))
+            if known is not None:
+                before[document.id] = int(known["chunks"])
+        if not changed:
+            return
+        self._learn_fields([document for document, _ in changed])
+        spec, digest_of = self.spec, {document.id: digest for document, digest in changed}
+        made, truncated = chunks_of(
+            self.model,
+            [document for document, _ in changed],
+            how=spec.chunks,
+            max_chars=spec.chunk_chars,
+            task=spec.encoding_task,
+            dim=spec.dim,
+        )
+        # The rest of a longer one that was there goes first, and the first chunk, whose digest says that a document is
+        # complete, comes last: killed in between, the document is seen to be an old one when it comes again.
+        stale = [point_id(chunk.document.id, n) for chunk in made for n in _stale(chunk, before)]
+        if stale:
+            self.engine.delete_ids(stale)
+        ready = [self._point(chunk, digest_of[chunk.document.id]) for chunk in made]
+        self.engine.upsert(sorted(ready, key=lambda point: point.payload["chunk"] == 0))
+        report.updated += len(before)
+        report.added += len(changed) - len(before)
+        report.chunks += len(made)
+        report.truncated += truncated
+
+    def _learn_fields(self, documents: Sequence[Document]) -> None:
+        """Fields that are new, or hold more than they did, are written down before the documents are."""
+        kinds = dict(self.spec.fields)
+        for document in documents:
+            for name, kind in kinds_of(document).items():
+                kinds[name] = joined_kind(name, kinds.get(name), kind, document.where)
+        if kinds == self.spec.fields:
+            return
+        keys: dict[str, Kind] = {}
+        for name, kind in kinds.items():
+            if kind != "other" and kind != self.spec.fields.get(name):
+                keys[payload_key(name, kind)] = kind
+        self.engine.add_fields(keys)
+        self.engine.write_spec(self.spec.with_fields(kinds))
+
+    def _point(self, chunk: Chunk, digest: str) -> Point:
+        document = chunk.document
+        payload: dict[str, Any] = {
+            "id": document.id,
+            "digest": digest,
+            "chunk": chunk.number,
+            "chunks": chunk.of,
+            "start": chunk.span[0],
+            "end": chunk.span[1],
+            "text": chunk.text,
+            "title": document.title,
+            "fields": dict(document.fields),
+        }
+        flags = {name: _flags(document.fields[name]) for name, kind in kinds_of(document).items() if kind == "boolean"}
+        if flags:
+            payload["flags"] = flags
+        words = self._words.document(titled(document, chunk.text)) if self._words is not None else None
+        return Point(point_id(document.id, chunk.number), chunk.vector, words, payload)
+
+    def _selection(self, where: Where | None) -> Selection:
+        return select(where, self.spec.fields)
+
+    def _query_vectors(self, queries: list[str]) -> np.ndarray:
+        task = self.spec.encoding_task
+        names = [task] if isinstance(task, str) else list(task or ())
+        role = "query" if not names or any((name, "query") in PREFIXES for name in names) else "document"
+        try:
+            encode: Any = self.model.encode
+            vectors = encode(queries, role=role, task=task, dim=self.spec.dim)
+        except TextError as error:
+            raise DataError(f"query {error.index} {error.reason}") from None
+        if not np.isfinite(vectors).all():
+            raise DataError("the model gave a query vector that is not finite: look at the query and at the model")
+        return vectors
+
+    def _passages(self, ask: Ask, k: int) -> list[Passage]:
+        """Chunks → documents: more chunks are asked for until there are k documents, or no more chunks."""
+        limit = k if self.spec.chunks == "none" else 2 * k
+        while True:
+            found = self.engine.search(Ask(ask.vector, ask.words, limit, ask.selection, ask.exact))
+            best: dict[str, Found] = {}
+            for hit in found:
+                best.setdefault(hit.payload["id"], hit)
+            if len(best) >= k or len(found) < limit or limit >= _LIMIT:
+                break
+            limit = min(4 * limit, _LIMIT)
+        return [_passage(rank, hit) for rank, hit in enumerate(list(best.values())[:k], start=1)]
+
+
+def _passage(rank: int, hit: Found) -> Passage:
+    p = hit.payload
+    return Passage(
+        rank,
+        float(hit.score),
+        p["id"],
+        p["text"],
+        p.get("title", ""),
+        p.get("fields", {}),
+        p["start"],
+        p["end"],
+        p["chunk"],
+        p["chunks"],
+    )
+
+
+def _stale(chunk: Chunk, before: Mapping[str, int]) -> range:
+    """Numbers of chunks that the document had and has no more; told once, by its first chunk."""
+    return range(chunk.of, before.get(chunk.document.id, 0)) if chunk.number == 0 else range(0)
+
+
+def _flags(value: Any) -> list[str]:
+    return [flag(v) for v in (value if isinstance(value, (list, tuple)) else [value])]
+
+
+def _average_words(sample: Sequence[Document], chunks: Chunks, chunk_chars: int, language: str | None) -> float:
+    from limbeck.model.spans import spans_of
+    from limbeck.search.words import average_words
+
+    if not sample:
+        return 256.0
+    texts = chain.from_iterable(
+        [d.text] if chunks == "none" else [d.text[slice(*s)] for s in spans_of(d.text, max_chars=chunk_chars)]
+        for d in sample
+    )
+    return average_words(list(texts), language)
+
+
+def _model_of(spec: IndexSpec, model: str | None, where: str | Path) -> IndexModel:
+    import limbeck
+
+    try:
+        return limbeck.load(model or spec.address)
+    except limbeck.LimbeckError as error:
+        if model is not None:
+            raise
+        raise ModelError(
+            f"the model of the index {where}, {spec.model}, cannot be loaded from {spec.address} ({error}): say where "
+            "it is now (--model)"
+        ) from None
+
+
+def _words(spec: IndexSpec) -> Any:
+    if not spec.words:
+        return None
+    from limbeck.search.words import Words
+
+    return Words(language=spec.language, average=spec.average_words)
+
+
+def is_address(where: str | Path) -> bool:
+    """Whether an index is on a server."""
+    return str(where).startswith(("http://", "https://"))
+
+
+def _create(where: str | Path, spec: IndexSpec, shards: int | None, replicas: int | None) -> Engine:
+    _words(spec)  # for what it raises, before anything is made
+    if is_address(where):
+        from limbeck.search.server import ServerEngine, connect, parse_address
+
+        address = parse_address(str(where))
+        return ServerEngine.create(connect(address), address, spec, shards=shards, replicas=replicas)
+    if shards or replicas:
+        raise ConfigError(f"shards and replicas are those of a server; {where} is a folder")
+    from limbeck.search.edge import EdgeEngine
+
+    return EdgeEngine.create(Path(where), spec)
+
+
+def _open(where: str | Path, wait: float) -> Engine:
+    if is_address(where):
+        from limbeck.search.server import ServerEngine, connect, parse_address
+
+        address = parse_address(str(where))
+        return ServerEngine(connect(address), address)
+    from limbeck.search.edge import EdgeEngine
+
+    if not Path(where).exists():
+        raise StoreError(f"no index {where}: make one with limbeck index MODEL CORPUS --out {where}")
+    return EdgeEngine(Path(where), wait=wait)
