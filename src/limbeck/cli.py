@@ -13,6 +13,8 @@ from limbeck.cli_ablate import ablate
 from limbeck.cli_classify import classify
 from limbeck.cli_cluster import EPILOG as CLUSTER_EPILOG
 from limbeck.cli_cluster import cluster
+from limbeck.cli_dedup import EPILOG as DEDUP_EPILOG
+from limbeck.cli_dedup import dedup
 from limbeck.cli_encode import EPILOG, encode
 from limbeck.cli_export import leave
 from limbeck.cli_index import DELETE_EPILOG, INDEX_EPILOG, SEARCH_EPILOG, delete, index, search
@@ -187,6 +189,7 @@ def doctor(
 
 app.command(epilog=EPILOG)(encode)
 app.command(epilog=CLUSTER_EPILOG)(cluster)
+app.command(epilog=DEDUP_EPILOG)(dedup)
 
 
 app.command(epilog=INDEX_EPILOG)(index)

@@ -7,6 +7,7 @@ out.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, overload
 
@@ -62,14 +63,14 @@ def from_bits(bits: np.ndarray) -> FloatArray:
 
 def hamming_distance(query_bits: np.ndarray, document_bits: np.ndarray) -> NDArray[np.int32]:
     """Number of differing bits, all pairs at once. uint8 [Q, D / 8], uint8 [N, D / 8] → int32 [Q, N]."""
-    queries, documents = _words(query_bits), _words(document_bits)
+    queries, documents = words_of_bits(query_bits), words_of_bits(document_bits)
     if query_bits.shape[1] != document_bits.shape[1]:
         raise ConfigError(
             f"queries have {query_bits.shape[1] * 8} bits, documents {document_bits.shape[1] * 8}: use the same dims"
         )
     distance = np.zeros((len(queries), len(documents)), np.int32)
     for query_word, document_word in zip(queries.T, np.ascontiguousarray(documents.T), strict=True):
-        distance += _popcount(query_word[:, None] ^ document_word[None, :])
+        distance += popcount(query_word[:, None] ^ document_word[None, :])
     return distance
 
 
@@ -212,7 +213,7 @@ def _peaks(vectors: np.ndarray) -> FloatArray:
     return peaks
 
 
-def _words(bits: np.ndarray) -> NDArray[np.uint64]:
+def words_of_bits(bits: np.ndarray) -> NDArray[np.uint64]:
     """Packed bits as 64-bit words, padded by zeros, which never differ. uint8 [N, B] → uint64 [N, ceil(B / 8)]."""
     bits = _packed(bits)
     padded = np.zeros((len(bits), -(-bits.shape[1] // 8) * 8), np.uint8)
@@ -229,4 +230,4 @@ def _popcount_by_table(words: NDArray[np.uint64]) -> NDArray[np.uint8]:
 
 
 # NumPy 1.26 has no bitwise_count.
-_popcount = getattr(np, "bitwise_count", _popcount_by_table)
+popcount: Callable[[NDArray[np.uint64]], NDArray[np.uint8]] = getattr(np, "bitwise_count", _popcount_by_table)
