@@ -26,7 +26,7 @@ LAYERS = [
         "limbeck.export",
         "limbeck.doctor",
     ],
-    ["limbeck.training", "limbeck.plan"],
+    ["limbeck.training", "limbeck.plan", "limbeck.serve"],
     ["limbeck.ablation"],
     ["limbeck.cli_parts"],
     [
@@ -37,6 +37,7 @@ LAYERS = [
         "limbeck.cli_encode",
         "limbeck.cli_export",
         "limbeck.cli_index",
+        "limbeck.cli_serve",
     ],
     ["limbeck.cli"],
 ]

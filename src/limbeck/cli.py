@@ -20,12 +20,15 @@ from limbeck.cli_export import leave
 from limbeck.cli_index import DELETE_EPILOG, INDEX_EPILOG, SEARCH_EPILOG, delete, index, search
 from limbeck.cli_parts import (
     Backend,
+    Compute,
     JsonOption,
     SetOption,
     console,
     print_json,
     typed,
 )
+from limbeck.cli_serve import EPILOG as SERVE_EPILOG
+from limbeck.cli_serve import serve
 
 app = typer.Typer(
     name="limbeck",
@@ -45,6 +48,7 @@ app.add_typer(leave)  # its commands, without a name above them
 _EXTRAS = {  # a module that is missing → the extra that brings it
     "accelerate": "train",
     "datasets": "train",
+    "fastapi": "serve",
     "filelock": "train",
     "jinja2": "eval",
     "model2vec": "eval",
@@ -54,7 +58,9 @@ _EXTRAS = {  # a module that is missing → the extra that brings it
     "onnxscript": "openvino",
     "openai": "train",
     "openvino": "openvino",
+    "orjson": "serve",
     "peft": "train",
+    "prometheus_client": "serve",
     "pyarrow": "train",
     "pytrec_eval": "eval",
     "qdrant_client": "search",
@@ -63,6 +69,7 @@ _EXTRAS = {  # a module that is missing → the extra that brings it
     "scipy": "classify",
     "sklearn": "classify",
     "tensorboard": "train",
+    "uvicorn": "serve",
     "xxhash": "train",
 }
 
@@ -73,14 +80,6 @@ class VectorPrecision(StrEnum):
     float32 = "float32"
     int8 = "int8"
     binary = "binary"
-
-
-class Compute(StrEnum):
-    """What a forward pass computes in."""
-
-    fp32 = "fp32"
-    bf16 = "bf16"
-    auto = "auto"
 
 
 RecipeArgument = Annotated[
@@ -190,6 +189,7 @@ def doctor(
 app.command(epilog=EPILOG)(encode)
 app.command(epilog=CLUSTER_EPILOG)(cluster)
 app.command(epilog=DEDUP_EPILOG)(dedup)
+app.command(epilog=SERVE_EPILOG)(serve)
 
 
 app.command(epilog=INDEX_EPILOG)(index)

@@ -23,6 +23,14 @@ class Backend(StrEnum):
     openvino = "openvino"
 
 
+class Compute(StrEnum):
+    """What a forward pass computes in."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+    auto = "auto"
+
+
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="A.B=VALUE", help="Change one value of the recipe; may be given many times."),

@@ -322,6 +322,52 @@ class Encoder:
         options: dict[str, Any] = {"role": role, "task": task, "dim": dim, "precision": precision, "space": space}
         return encode_stream(self, texts, chunk=chunk, on_long=on_long, batch_tokens=batch_tokens, **options)
 
+    def chosen(
+        self, task: str | Mapping[str, float] | None, *, role: str = "document", texts: Sequence[str] = ()
+    ) -> tuple[Shares, str]:
+        """What a task means: adapters to merge, and the prefix of texts in that role. `texts` decide what "auto" is.
+
+        Raises ConfigError as `encode`.
+        """
+        self._check(role, None, "float32", "truncate", self.dim)
+        shares = self._choice.shares(task, role, texts)
+        return shares, self._choice.prefix(shares, role)
+
+    def encode_rows(
+        self,
+        rows: Sequence[np.ndarray],
+        shares: Shares,
+        *,
+        ranges: Sequence[np.ndarray] | None = None,
+        batch_tokens: int | None = None,
+    ) -> list[np.ndarray]:
+        """Encode texts that `tokenizer` made tokens of, behind the prefix that `chosen` gave with the shares.
+
+        For those who tokenise elsewhere, such as a server that mixes the texts of several requests: `encode` gives the
+        same vectors, cut to `dim` and normalised.
+
+        Args:
+            rows: token ids of N texts, each [T] int32, T ≤ `max_tokens`.
+            shares: adapters to merge, of `chosen`.
+            ranges: late chunking: of each text [S, 2], of `limbeck.model.spans.token_ranges`; None = whole texts.
+            batch_tokens: as of `encode`.
+
+        Returns N arrays, each fp32 [S, D] (S = 1 for whole texts), of any norm; of unit length where another backend
+        than torch computes.
+        """
+        student = self._student(shares)
+        forward = self._stand_in(shares) if self._backend != "torch" and ranges is None else None
+        with torch.inference_mode(), runtimes.autocast(self.compute, self.device):
+            return passes.pooled_rows(
+                student,
+                rows,
+                ranges,
+                pad_id=self.tokenizer.pad_id,
+                budget=batch_tokens or runtimes.encode_tokens(self.device),
+                device=self.device,
+                forward=forward,
+            )
+
     def route(self, texts: Sequence[str], *, role: str = "document") -> dict[str, float]:
         """The blend that task="auto" means for texts: shares in steps of 0.05 that sum to 1.
 

@@ -55,11 +55,8 @@ def unit_vectors(
     Returns (fp32 [N, D], or with spans [ΣS, D], text after text; the number of texts that were cut). Raises TextError.
     """
     bounds = row_bounds(len(texts), spans)
-    # one pass has one set of frequencies: under dynamic scaling a longer text beside it would change a text's vector
-    known = rope.stretched_beyond(student.backbone)
-    alone = _ALONE if known is None else min(_ALONE, known // 8 * 8)  # what `pad` would not take beyond it
     vectors, truncated = np.empty((bounds[-1], settings.dim), dtype=np.float32), 0
-    for start, chunk in _chunks(tokenizer, texts, spans, settings, alone, device):
+    for start, chunk in _chunks(tokenizer, texts, spans, settings, _alone(student), device):
         truncated += chunk.cut
         found: list[tuple[np.ndarray, Tensor]] = []
         for part in chunk.parts:
@@ -72,6 +69,50 @@ def unit_vectors(
         for places, unit in found:  # now, not pass by pass: a GPU would idle at each while its vectors are fetched
             vectors[places] = unit.cpu().numpy()
     return vectors, truncated
+
+
+def pooled_rows(
+    student: StudentModel,
+    rows: Sequence[np.ndarray],
+    ranges: Sequence[np.ndarray] | None,
+    *,
+    pad_id: int,
+    budget: int,
+    device: torch.device,
+    forward: Forward | None = None,
+) -> list[np.ndarray]:
+    """Vectors of texts that are tokenised already, or of ranges of their tokens, of any norm.
+
+    Args:
+        student: encodes.
+        rows: token ids of N texts, each [T] int32, prefix and closing token included.
+        ranges: of each text, [S, 2] as `token_ranges` gives them; None = the whole text.
+        pad_id: of the tokenizer.
+        budget: padded tokens of one forward pass.
+        device: of the student.
+        forward: stands in for the student where whole texts are wanted.
+
+    Returns N arrays in the order of the texts, each fp32 [S, H]; [1, H] for whole texts.
+    """
+    found: list[tuple[np.ndarray, Tensor]] = []
+    for part in _cuts(np.array([len(row) for row in rows]), budget, _alone(student)):
+        asked = None if ranges is None else [ranges[i] for i in part]
+        found.append((part, _pooled(student, forward, [rows[i] for i in part], asked, pad_id, device)))
+    vectors: list[np.ndarray] = [np.empty(0)] * len(rows)
+    for part, pooled in found:
+        bounds = row_bounds(len(part), None if ranges is None else [ranges[i] for i in part])
+        for i, own in zip(part, by_text(pooled.float().cpu().numpy(), bounds), strict=True):
+            vectors[i] = own
+    return vectors
+
+
+def _alone(student: StudentModel) -> int:
+    """Tokens beyond which a text has a pass to itself.
+
+    One pass has one set of frequencies: under dynamic scaling a longer text beside it would change a text's vector.
+    """
+    known = rope.stretched_beyond(student.backbone)
+    return _ALONE if known is None else min(_ALONE, known // 8 * 8)  # what `pad` would not take beyond it
 
 
 @dataclass(frozen=True)
