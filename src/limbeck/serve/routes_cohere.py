@@ -80,7 +80,7 @@ async def embed(body: EmbedRequest, request: Request) -> Response:
     asked = body.input_type and _INPUTS.get(body.input_type, body.input_type)
     choice = parts.catalogue.choice(body.model, asked)
     dim = parts.embedder.checked_dim(body.output_dimension)
-    kinds = list(dict.fromkeys(body.embedding_types or ["float"]))
+    kinds: list[Kind] = list(dict.fromkeys(body.embedding_types or ["float"]))
     for kind in kinds:
         check_bits(kind, dim)
     ask = Ask(body.texts, choice, owner_of(request), dim=dim, long=_LONG[body.truncate], max_tokens=body.max_tokens)
