@@ -1,7 +1,10 @@
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from sentence_transformers.util import quantize_embeddings
 
 from limbeck import compress
@@ -196,3 +199,46 @@ def test_no_vectors_are_compressed_to_no_vectors():
     assert compress.to_bits(empty).shape == (0, 2)
     assert compress.to_int8(empty)[0].shape == (0, 16)
     assert compress.hamming_similarity(compress.to_bits(empty), compress.to_bits(_vectors(2, 16))).shape == (0, 2)
+
+
+# ---------------------------------------------------------------------------------- there and back again
+
+
+@given(hnp.arrays(np.float32, (3, 16), elements=st.floats(-4, 4, width=32).filter(lambda x: abs(x) > 1e-3)))
+def test_decompressing_gives_back_what_a_precision_keeps(vectors: np.ndarray) -> None:
+    assert np.array_equal(compress.decompress(compress.compress(vectors, "float32"), "float32"), vectors)
+    for precision in ("binary", "ubinary"):
+        signs = compress.decompress(compress.compress(vectors, precision), precision)
+        assert np.array_equal(signs, np.where(vectors > 0, 1, -1))
+        assert np.array_equal(compress.compress(signs, precision), compress.compress(vectors, precision))
+    codes, scales = compress.compress(vectors, "int8")
+    back = compress.decompress((codes, scales), "int8")
+    assert (np.abs(back - vectors) <= scales[:, None] * 0.5001).all()
+
+
+@pytest.mark.parametrize(
+    ("compressed", "precision", "message"),
+    [
+        (np.zeros((2, 8), np.int8), "int8", "int8 vectors are \\(codes, scales\\)"),
+        ((np.zeros((2, 8), np.int8), np.ones(2)), "binary", "only int8 vectors are"),
+        (np.zeros((2, 8), np.uint8), "binary", "binary vectors are signed bytes"),
+        (np.zeros((2, 8), np.int8), "ubinary", "expected packed bits"),
+        (np.zeros((2, 8), np.int8), "float16", "unknown precision 'float16'"),
+    ],
+)
+def test_what_is_not_of_the_precision_cannot_be_decompressed(compressed: Any, precision: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        compress.decompress(compressed, precision)
+
+
+def test_the_error_of_a_precision_is_measured() -> None:
+    vectors = np.random.default_rng(0).standard_normal((400, 256))
+    none, int8, bits = (compress.quantization_error(vectors, p) for p in ("float32", "int8", "ubinary"))
+    assert none.least_cosine == pytest.approx(1, abs=1e-6) and none.pair_error == pytest.approx(0, abs=1e-6)
+    assert 0.999 < int8.least_cosine <= int8.mean_cosine < 1
+    # signs of normal numbers: cosine √(2/π), and a cosine c between two becomes 2/π · asin c
+    assert bits.mean_cosine == pytest.approx(np.sqrt(2 / np.pi), abs=0.01)
+    assert compress.quantization_error(vectors, "binary") == bits
+    assert bits.pair_error > 10 * int8.pair_error
+    with pytest.raises(DataError, match="there are none"):
+        compress.quantization_error(np.empty((0, 8), np.float32), "int8")

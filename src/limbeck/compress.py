@@ -179,6 +179,55 @@ def compress(vectors: np.ndarray, precision: Precision) -> np.ndarray | tuple[np
     raise ConfigError(f"unknown precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
 
 
+def decompress(compressed: np.ndarray | tuple[np.ndarray, np.ndarray], precision: Precision) -> FloatArray:
+    """The vectors that compressed ones stand for. As `compress` returns them → float32 [N, D].
+
+    It is the exact inverse for float32, and for bits of the signs that they kept (±1, whose cosines are those of
+    `hamming_similarity`); int8 gives values to within half a scale. `quantization_error` says what was lost.
+
+    Raises ConfigError for another precision, or for arrays that are not of it.
+    """
+    if precision == "int8":
+        if not isinstance(compressed, tuple):
+            raise ConfigError("int8 vectors are (codes, scales): without its scale a code stands for nothing")
+        return from_int8(*compressed)
+    if isinstance(compressed, tuple):
+        raise ConfigError(f"only int8 vectors are (codes, scales), got them as {precision!r}")
+    if precision == "float32":
+        return _matrix(compressed).astype(np.float32, copy=False)
+    if precision == "ubinary":
+        return from_bits(compressed)
+    if precision == "binary":
+        signed = np.asarray(compressed)
+        if signed.dtype != np.int8:
+            raise ConfigError(f"binary vectors are signed bytes, int8 [N, D / 8], got {signed.dtype} {signed.shape}")
+        return from_bits((signed.astype(np.int16) + 128).astype(np.uint8))
+    raise ConfigError(f"unknown precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizationError:
+    """What some vectors lost. Cosines are between a vector and what its compressed form stands for; 1 = nothing."""
+
+    mean_cosine: float
+    least_cosine: float
+    pair_error: float  # mean of |cosine of two vectors − the same of their compressed forms|, over pairs of neighbours
+
+
+def quantization_error(vectors: np.ndarray, precision: Precision) -> QuantizationError:
+    """Measure what a precision loses on these vectors, [N, D], N ≥ 1. Raises as `compress`; DataError for no vectors.
+
+    Pairs are each vector with the next: bring them in random order to have random pairs.
+    """
+    whole = truncate(vectors, np.shape(vectors)[-1])
+    if not len(whole):
+        raise DataError("an error is measured on vectors, and there are none: encode some texts first")
+    kept = truncate(decompress(compress(whole, precision), precision), whole.shape[1])
+    cosines = np.clip(np.einsum("nd,nd->n", whole, kept), -1, 1)
+    before, after = (np.einsum("nd,nd->n", v, np.roll(v, 1, axis=0)) for v in (whole, kept))
+    return QuantizationError(float(cosines.mean()), float(cosines.min()), float(np.abs(before - after).mean()))
+
+
 def vector_bytes(dim: int, precision: Precision) -> int:
     """Bytes that one stored vector takes."""
     return {"float32": 4 * dim, "int8": dim + 4, "binary": dim // 8, "ubinary": dim // 8}[precision]
