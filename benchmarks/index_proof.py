@@ -36,7 +36,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _engines import Lap, disk_bytes, edge_bits, edge_config, memory
 from _harness import introduce
+from _vectors import clustered, unit
 
 from limbeck.nearest import top_k
 
@@ -88,27 +90,15 @@ def main() -> None:
 
 
 def config(m: int, ef_construct: int, indexing_kb: int, wal: bool = True) -> edge.EdgeConfig:
-    return edge.EdgeConfig(
-        vectors={
-            "dense": edge.EdgeVectorParams(
-                size=DIMS,
-                distance=edge.Distance.Dot,  # Cosine would store other vectors than were given: normalised once more
-                datatype=edge.VectorStorageDatatype.Float16,
-            )
-        },
-        sparse_vectors={"words": edge.EdgeSparseVectorParams(modifier=edge.Modifier.Idf)},
-        quantization_config=edge.BinaryQuantizationConfig(
-            query_encoding=edge.BinaryQuantizationQueryEncoding.Scalar8Bits,  # finer queries, the same bits stored
-            memory=edge.Memory.Pinned,
-        ),
-        hnsw_config=edge.HnswIndexConfig(m, ef_construct, full_scan_threshold=1000, max_indexing_threads=1),
-        optimizers=edge.EdgeOptimizersConfig(
-            default_segment_number=1,
-            max_segment_size=100_000_000,  # kB; otherwise it is cut by the number of cores
-            indexing_threshold=indexing_kb,
-        ),
-        max_search_threads=1,
-        wal_enabled=wal,
+    words = {"words": edge.EdgeSparseVectorParams(modifier=edge.Modifier.Idf)}
+    return edge_config(
+        DIMS,
+        m=m,
+        ef_construct=ef_construct,
+        indexing_kb=indexing_kb,
+        quantization=edge_bits(),
+        sparse=words,
+        wal=wal,
     )
 
 
@@ -126,7 +116,7 @@ def in_group(group: int) -> edge.Filter:
 def behaves(folder: Path) -> bool:
     """Small truths of adding, replacing, deleting, filtering and fusing, each printed."""
     rng = np.random.default_rng(0)
-    vectors = _unit(rng.standard_normal((500, DIMS), np.float32))
+    vectors = unit(rng.standard_normal((500, DIMS), np.float32))
     bm25 = edge.Bm25()
 
     def point(i: int, **payload: Any) -> edge.Point:
@@ -256,7 +246,7 @@ class Vectors:
         """Those of one step, [BATCH, DIMS]."""
         if step not in self._made:
             drawn = np.random.default_rng([self._seed, step]).standard_normal((BATCH, DIMS), np.float32)
-            self._made[step] = _unit(drawn).astype(np.float16)
+            self._made[step] = unit(drawn).astype(np.float16)
         return self._made[step]
 
 
@@ -483,7 +473,7 @@ def read_all(shard: edge.EdgeShard) -> Iterator[Any]:
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    vectors = make_vectors(args)
+    vectors = clustered(args.folder, args.points, args.queries, DIMS, args.seed)
     queries = np.load(args.folder / "queries.npy")
     start = time.perf_counter()
     exact = top_k(queries, vectors, K)
@@ -515,29 +505,12 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def make_vectors(args: argparse.Namespace) -> np.ndarray:
-    """Unit vectors around centres, as float32 in a file; queries beside them are drawn alike."""
-    rng = np.random.default_rng(args.seed)
-    centres = _unit(rng.standard_normal((max(1, args.points // 100), DIMS), np.float32))
-
-    def drawn(n: int) -> np.ndarray:
-        noise = rng.standard_normal((n, DIMS), np.float32) * np.float32(0.45 / DIMS**0.5)
-        return _unit(centres[rng.integers(len(centres), size=n)] + noise)
-
-    file = args.folder / "vectors.npy"
-    vectors = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=(args.points, DIMS))
-    for start in range(0, args.points, 50_000):
-        vectors[start : start + 50_000] = drawn(min(50_000, args.points - start))
-    np.save(args.folder / "queries.npy", drawn(args.queries))
-    return vectors
-
-
 def build(args: argparse.Namespace) -> None:
     vectors = np.load(args.folder / "vectors.npy", mmap_mode="r")
     shard = edge.EdgeShard.create(str(args.folder / "index"), config(INDEXES[args.variant], 128, 10_000))
     op = edge.UpdateOperation
     shard.update(op.create_field_index("group", edge.PayloadSchemaType.Keyword))  # before the graph, which heeds it
-    clock = _Clock()
+    clock = Lap()
     for start in range(0, len(vectors), 1000):
         rows = enumerate(vectors[start : start + 1000].tolist(), start)
         shard.update(op.upsert_points([edge.Point(i, {"dense": v}, {"group": f"g{i % GROUPS}"}) for i, v in rows]))
@@ -560,11 +533,11 @@ def build(args: argparse.Namespace) -> None:
 def search(args: argparse.Namespace) -> None:
     queries = np.load(args.folder / "queries.npy")
     exact, exact_group = np.load(args.folder / "exact.npy"), np.load(args.folder / "exact_group.npy")
-    memory = {"imported": _memory()}
+    held = {"imported": _memory()}
     start = time.perf_counter()
     shard = edge.EdgeShard.load(str(args.folder / "index"))
     opened = time.perf_counter() - start
-    memory["opened"] = _memory()
+    held["opened"] = _memory()
 
     def row(
         how: str, wanted: np.ndarray, filter: edge.Filter | None = None, n: int | None = None, **params: Any
@@ -574,7 +547,7 @@ def search(args: argparse.Namespace) -> None:
             for query in queries[:n]
         ]
         shard.query(requests[0])
-        clock = _Clock()
+        clock = Lap()
         found = [shard.query(request) for request in requests]
         wall, cpu = clock.lap()
         hits = sum(len({hit.id for hit in f} & set(w.tolist())) for f, w in zip(found, wanted, strict=False))
@@ -590,9 +563,9 @@ def search(args: argparse.Namespace) -> None:
             how = f"oversampling {over:.0f}" + (f", ef {ef}" if ef else "")
             rows.append(row(how, exact, hnsw_ef=ef, quantization=rescored(over)))
     rows.append(row("a tenth by a filter, oversampling 10", exact_group, in_group(3), quantization=rescored(10.0)))
-    memory["searched"] = _memory()
+    held["searched"] = _memory()
     rows.append(row("float16, exact", exact, n=20, exact=True))
-    print(json.dumps({"open_s": opened, "rows": rows, **memory}))
+    print(json.dumps({"open_s": opened, "rows": rows, **held}))
 
 
 def _run(args: argparse.Namespace, part: str, variant: str) -> dict[str, Any]:
@@ -603,37 +576,19 @@ def _run(args: argparse.Namespace, part: str, variant: str) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-class _Clock:
-    """Seconds of wall time and of CPU (all threads of this process) since the last lap."""
-
-    def __init__(self) -> None:
-        self._wall, self._cpu = time.perf_counter(), time.process_time()
-
-    def lap(self) -> tuple[float, float]:
-        wall, cpu = time.perf_counter(), time.process_time()
-        passed = wall - self._wall, cpu - self._cpu
-        self._wall, self._cpu = wall, cpu
-        return passed
-
-
 def _memory() -> str:
     """Resident memory of this process: what it allocated, and pages of files that it maps."""
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":" in line)
-    anonymous, file = (int(status[name].split()[0]) / 2**10 for name in ("RssAnon", "RssFile"))
-    return f"{anonymous + file:,.0f} MiB (of it {file:,.0f} MiB pages of files)"
+    allocated, file = memory()
+    return f"{allocated + file:,.0f} MiB (of it {file:,.0f} MiB pages of files)"
 
 
 def _megabytes(folder: Path) -> float:
-    """10^6 bytes that the files of a folder take on disk: they have holes."""
-    return sum(file.stat().st_blocks * 512 for file in folder.rglob("*") if file.is_file()) / 1e6
+    """10^6 bytes that the files of a folder take on disk."""
+    return disk_bytes(folder) / 1e6
 
 
 def _dense(record: Any) -> np.ndarray:
     return np.array(record.vector["dense"], np.float32)
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 PARTS: dict[str, Callable[[argparse.Namespace], None]] = {"write": write, "build": build, "search": search}

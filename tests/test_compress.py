@@ -82,6 +82,21 @@ def test_hamming_similarity_is_the_cosine_of_the_plus_minus_one_vectors(bytes_, 
     np.testing.assert_allclose(compress.hamming_similarity(queries, documents), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("bytes_", [8, 8192, 8200])
+def test_every_bit_of_the_widest_vectors_counts(bytes_):
+    zeros, ones = np.zeros((2, bytes_), np.uint8), np.full((3, bytes_), 255, np.uint8)
+    assert (compress.hamming_distance(zeros, ones) == bytes_ * 8).all()
+
+
+def test_distances_of_rows_that_do_not_lie_together_are_those_of_their_copy():
+    bits = np.random.default_rng(6).integers(0, 256, (40, 32), dtype=np.uint8)
+    for apart in (bits[:, ::2], bits[:, 8:24], bits[::3]):
+        together = np.ascontiguousarray(apart)
+        np.testing.assert_array_equal(
+            compress.hamming_distance(apart, apart), compress.hamming_distance(together, together)
+        )
+
+
 def test_hamming_similarity_does_not_depend_on_the_block_size(monkeypatch):
     bits = compress.to_bits(_vectors(37, 64))
     whole = compress.hamming_similarity(bits, bits)

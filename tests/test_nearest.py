@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from limbeck import nearest
+from limbeck import compress, nearest
 from limbeck.compress import hamming_similarity, to_bits, truncate
 from limbeck.errors import ConfigError, DataError
 
@@ -19,6 +19,8 @@ def _brute(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
 def small_blocks(monkeypatch):
     monkeypatch.setattr(nearest, "QUERY_BLOCK", 3)
     monkeypatch.setattr(nearest, "DOCUMENT_BLOCK", 7)
+    monkeypatch.setattr(nearest, "FEW_QUERIES_BLOCK", 21)
+    monkeypatch.setattr(compress, "_CACHED_ROWS", 4)
 
 
 @given(st.integers(1, 9), st.integers(1, 60), st.integers(1, 25), st.integers(0, 10_000))
@@ -35,9 +37,11 @@ def test_blockwise_search_equals_a_stable_sort_of_the_full_matrix_with_many_ties
     np.testing.assert_array_equal(hits.scores, scores)
 
 
-def test_search_over_bits_equals_a_sort_by_hamming_similarity(small_blocks):
+@pytest.mark.parametrize("dims", [32, 128])
+@pytest.mark.parametrize("count", [1, 10])
+def test_search_over_bits_equals_a_sort_by_hamming_similarity(small_blocks, count, dims):
     rng = np.random.default_rng(1)
-    queries, documents = to_bits(rng.standard_normal((10, 32))), to_bits(rng.standard_normal((50, 32)))
+    queries, documents = to_bits(rng.standard_normal((count, dims))), to_bits(rng.standard_normal((50, dims)))
     hits = nearest.top_k_bits(queries, documents, 12)
     indices, scores = _brute(hamming_similarity(queries, documents), 12)
     np.testing.assert_array_equal(hits.indices, indices)
@@ -86,3 +90,19 @@ def test_vectors_that_do_not_fit_are_refused():
         nearest.top_k(queries, queries, 0)
     with pytest.raises(DataError, match="document vector 1 holds NaN"):
         nearest.top_k(queries, np.array([[1, 1, 1, 1], [1, np.nan, 1, 1]], np.float32), 1)
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_a_vector_without_a_rank_is_named_wherever_it_stands(small_blocks, wrong):
+    documents = np.ones((40, 4), np.float32)
+    documents[33, 2] = wrong
+    with pytest.raises(DataError, match="document vector 33 holds NaN or infinity"):
+        nearest.top_k(np.eye(4, dtype=np.float32), documents, 1)
+    with pytest.raises(DataError, match="query vector 33 holds NaN or infinity"):
+        nearest.top_k(documents, np.ones((2, 4), np.float32), 1)
+
+
+def test_finite_vectors_whose_product_is_not_are_ranked():
+    huge = np.array([[1, 0], [3e38, 3e38], [2, 0]], np.float32)
+    with np.errstate(over="ignore"):
+        assert nearest.top_k(huge[1:2], huge, 2).indices.tolist() == [[1, 2]]

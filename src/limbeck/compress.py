@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,8 @@ PRECISIONS: tuple[Precision, ...] = ("float32", "int8", "binary", "ubinary")
 FloatArray = NDArray[np.float32]
 BitArray = NDArray[np.uint8]
 
-_MATRIX_CELLS = 1 << 21  # query × document cells worked on at once: about 16 MiB of 64-bit words
+_MATRIX_CELLS = 1 << 21  # query × document cells worked on at once
+_CACHED_ROWS = 1 << 14  # documents whose bits, and what is made of them, stay in the cache of a core
 
 
 def truncate(vectors: np.ndarray, dim: int) -> FloatArray:
@@ -61,16 +62,25 @@ def from_bits(bits: np.ndarray) -> FloatArray:
     return np.unpackbits(_packed(bits), axis=1).astype(np.float32) * 2 - 1
 
 
-def hamming_distance(query_bits: np.ndarray, document_bits: np.ndarray) -> NDArray[np.int32]:
-    """Number of differing bits, all pairs at once. uint8 [Q, D / 8], uint8 [N, D / 8] → int32 [Q, N]."""
+def hamming_distance(query_bits: np.ndarray, document_bits: np.ndarray, dtype: Any = np.int32) -> NDArray[Any]:
+    """Number of differing bits, all pairs at once. uint8 [Q, D / 8], uint8 [N, D / 8] → [Q, N] of `dtype`.
+
+    The type must hold D: narrow ones are faster. Raises ConfigError when the dims differ.
+    """
     queries, documents = words_of_bits(query_bits), words_of_bits(document_bits)
     if query_bits.shape[1] != document_bits.shape[1]:
         raise ConfigError(
             f"queries have {query_bits.shape[1] * 8} bits, documents {document_bits.shape[1] * 8}: use the same dims"
         )
-    distance = np.zeros((len(queries), len(documents)), np.int32)
-    for query_word, document_word in zip(queries.T, np.ascontiguousarray(documents.T), strict=True):
-        distance += popcount(query_word[:, None] ^ document_word[None, :])
+    distance = np.zeros((len(queries), len(documents)), dtype)
+    for start in range(0, len(documents), _CACHED_ROWS):
+        block = slice(start, start + _CACHED_ROWS)
+        # one query reads each word once: laying them out anew would take as long as the search
+        columns = documents[block].T if len(queries) == 1 else np.ascontiguousarray(documents[block].T)
+        for row, query in zip(distance, queries, strict=True):
+            found = row[block]
+            for word, column in zip(query, columns, strict=True):
+                found += popcount(column ^ word)
     return distance
 
 
@@ -265,6 +275,8 @@ def _peaks(vectors: np.ndarray) -> FloatArray:
 def words_of_bits(bits: np.ndarray) -> NDArray[np.uint64]:
     """Packed bits as 64-bit words, padded by zeros, which never differ. uint8 [N, B] → uint64 [N, ceil(B / 8)]."""
     bits = _packed(bits)
+    if bits.shape[1] % 8 == 0 and bits.flags.c_contiguous:
+        return bits.view(np.uint64)
     padded = np.zeros((len(bits), -(-bits.shape[1] // 8) * 8), np.uint8)
     padded[:, : bits.shape[1]] = bits
     return padded.view(np.uint64)

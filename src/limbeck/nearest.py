@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from limbeck.errors import ConfigError, DataError
 
 QUERY_BLOCK = 256
 DOCUMENT_BLOCK = 8192  # with 256 queries: 8 MiB of float32 scores, a few times that while they are sifted
+FEW_QUERIES_BLOCK = 65_536  # of bits: sifting a block of few scores would take longer than making them
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +36,14 @@ def top_k(queries: np.ndarray, documents: np.ndarray, k: int) -> Hits:
     DataError when a vector holds NaN or infinity (it would have no rank).
     """
     _check(queries, documents, k)
-    for side, vectors in (("query", queries), ("document", documents)):
-        _check_finite(side, vectors)
 
     def score(q: slice, d: slice) -> NDArray[np.float32]:
-        return queries[q].astype(np.float32) @ documents[d].astype(np.float32).T
+        with np.errstate(invalid="ignore"):  # it is told below, by name
+            scores = queries[q].astype(np.float32, copy=False) @ documents[d].astype(np.float32, copy=False).T
+        if not np.isfinite(scores).all():  # what a vector without a rank gives; looking at the vectors takes far longer
+            _check_finite("query", queries)
+            _check_finite("document", documents)
+        return scores
 
     return search_blocks(len(queries), len(documents), k, score)
 
@@ -49,12 +54,17 @@ def top_k_bits(query_bits: np.ndarray, document_bits: np.ndarray, k: int) -> Hit
     query_bits: uint8 [Q, D / 8], document_bits: uint8 [N, D / 8]. Returns and raises as `top_k`.
     """
     _check(query_bits, document_bits, k)
-    scale = np.float32(-2 / max(1, query_bits.shape[1] * 8))
+    dims = query_bits.shape[1] * 8
+    narrow = np.int16 if dims <= np.iinfo(np.int16).max else np.int32
 
-    def score(q: slice, d: slice) -> NDArray[np.float32]:
-        return hamming_distance(query_bits[q], document_bits[d]) * scale + np.float32(1)
+    def score(q: slice, d: slice) -> NDArray[Any]:
+        distance = hamming_distance(query_bits[q], document_bits[d], narrow)
+        return np.negative(distance, out=distance)
 
-    return search_blocks(len(query_bits), len(document_bits), k, score)
+    few = len(query_bits) * FEW_QUERIES_BLOCK <= QUERY_BLOCK * DOCUMENT_BLOCK  # as many scores at a time as with many
+    document_block = FEW_QUERIES_BLOCK if few else DOCUMENT_BLOCK
+    found = search_blocks(len(query_bits), len(document_bits), k, score, document_block=document_block)
+    return Hits(found.indices, found.scores * np.float32(2 / max(1, dims)) + np.float32(1))
 
 
 def rescore(hits: Hits, queries: np.ndarray, documents: np.ndarray, k: int) -> Hits:
@@ -92,21 +102,23 @@ def search_blocks(
     q_count: int,
     d_count: int,
     k: int,
-    score: Callable[[slice, slice], NDArray[np.float32]],
+    score: Callable[[slice, slice], NDArray[Any]],
     *,
     query_block: int | None = None,
+    document_block: int | None = None,
 ) -> Hits:
     """The k documents with the largest score, wherever scores come from.
 
-    `score` is called with a range of queries and one of documents, and gives their scores [queries, documents]. Larger
-    query blocks look at each document less often, and hold more scores at a time.
+    `score` is called with a range of queries and one of documents, and gives their scores [queries, documents], float32
+    or whole numbers below 2^24, which float32 holds. Larger query blocks look at each document less often, larger
+    document blocks are sifted less often; both hold more scores at a time.
     """
     k = min(k, d_count)
     found = Hits(np.empty((q_count, k), np.int64), np.empty((q_count, k), np.float32))
     for q in _blocks(q_count, query_block or QUERY_BLOCK):
         rows = q.stop - q.start
         best = Hits(np.empty((rows, 0), np.int64), np.empty((rows, 0), np.float32))
-        for d in _blocks(d_count, DOCUMENT_BLOCK):
+        for d in _blocks(d_count, document_block or DOCUMENT_BLOCK):
             best = _merge(best, score(q, d), d.start, k)
         found.indices[q], found.scores[q] = best.indices, best.scores
     return found
@@ -116,11 +128,15 @@ def _blocks(count: int, size: int) -> list[slice]:
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
 
-def _merge(best: Hits, scores: NDArray[np.float32], offset: int, k: int) -> Hits:
+def _merge(best: Hits, scores: NDArray[Any], offset: int, k: int) -> Hits:
     """Best k of `best` [B, ≤ k] and a block of scores [B, n] whose first column is document `offset`."""
     rows, n = scores.shape
     # A document below this floor cannot be among the best k. Ties with it stay in, so that the index decides.
-    floor = best.scores[:, -1] if best.scores.shape[1] == k else np.full(rows, -np.inf, np.float32)
+    if best.scores.shape[1] == k:
+        floor = best.scores[:, -1].astype(scores.dtype)
+    else:
+        whole = np.issubdtype(scores.dtype, np.integer)
+        floor = np.full(rows, np.iinfo(scores.dtype).min if whole else -np.inf, scores.dtype)
     if n > k and np.count_nonzero(scores >= floor[:, None]) > 4 * k * rows:  # at first, or where the best come last
         floor = np.maximum(floor, np.partition(scores, n - k, axis=1)[:, n - k])
     row, column = np.divmod(np.flatnonzero(scores >= floor[:, None]), n)
@@ -128,7 +144,7 @@ def _merge(best: Hits, scores: NDArray[np.float32], offset: int, k: int) -> Hits
     kept = best.indices.shape[1]
     all_rows = np.concatenate([np.repeat(np.arange(rows), kept), row])
     all_indices = np.concatenate([best.indices.ravel(), column + offset])
-    all_scores = np.concatenate([best.scores.ravel(), scores[row, column]])
+    all_scores = np.concatenate([best.scores.ravel(), scores[row, column].astype(np.float32)])
     order = np.lexsort((all_indices, -all_scores, all_rows))
     starts = np.searchsorted(all_rows[order], np.arange(rows))
     width = min(k, kept + n)
