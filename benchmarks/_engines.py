@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -299,68 +300,61 @@ def edge_bits() -> Any:
 
 
 class Edge:
-    """A shard of Qdrant Edge: float16 vectors in mapped files, and smaller ones in memory if it has any."""
+    """`limbeck index` in a folder: float16 vectors in mapped files, smaller ones in memory if it has any, and a graph.
 
-    M = 0
+    The engine below `limbeck.search.index.Index`, without the model, texts and words that an index has besides.
+    """
 
-    @staticmethod
-    def quantization() -> Any:
-        return None
+    PRECISION = "float16"
 
     @classmethod
     def build(cls, vectors: np.ndarray, folder: Path) -> None:
-        import qdrant_edge as edge
+        from limbeck.search.edge import EdgeEngine
+        from limbeck.search.engine import Point
+        from limbeck.search.spec import IndexSpec
 
-        config = edge_config(
-            vectors.shape[1], m=cls.M, ef_construct=128, indexing_kb=10_000, quantization=cls.quantization()
+        spec = IndexSpec(
+            model="none",
+            address="none",
+            fingerprint="none",
+            task=None,
+            prompts={},
+            dim=vectors.shape[1],
+            precision=cls.PRECISION,  # type: ignore[arg-type]
+            chunks="none",
+            chunk_chars=1,
+            words=False,
+            average_words=1,
         )
-        shard = edge.EdgeShard.create(str(folder), config)
-        for number, start in enumerate(range(0, len(vectors), 1000)):
-            rows = enumerate(vectors[start : start + 1000].tolist(), start)
-            shard.update(edge.UpdateOperation.upsert_points([edge.Point(i, {"dense": v}, {}) for i, v in rows]))
-            if number % 10 == 9:
-                shard.flush()  # also lets the write-ahead log go
-        shard.flush()
-        shard.optimize()
-        shard.flush()
-        assert shard.count(edge.CountRequest()) == len(vectors)
-        shard.close()
+        made = EdgeEngine.create(folder, spec)
+        for start in range(0, len(vectors), 10_000):
+            rows = enumerate(vectors[start : start + 10_000], start)
+            made.upsert([Point(str(uuid.UUID(int=i)), vector, None, {"id": i}) for i, vector in rows])
+        made.optimize()
+        assert made.details()["points"] == len(vectors)
+        made.close()
 
     def __init__(self, folder: Path) -> None:
-        import qdrant_edge as edge
+        from limbeck.search.edge import EdgeEngine
+        from limbeck.search.engine import Ask
 
-        self.edge, self.shard = edge, edge.EdgeShard.load(str(folder))
+        self.engine, self.ask = EdgeEngine(folder), Ask
 
-    def search(self, query: np.ndarray, oversampling: int | None = None, ef: int | None = None) -> Any:
-        edge = self.edge
-        finer = None if oversampling is None else edge.QuantizationSearchParams(rescore=True, oversampling=oversampling)
-        params = edge.SearchParams(hnsw_ef=ef, quantization=finer)
-        nearest = edge.Query.Nearest(query.tolist(), using="dense")
-        return [hit.id for hit in self.shard.query(edge.QueryRequest(limit=K, query=nearest, params=params))]
+    def search(self, query: np.ndarray, oversampling: int = 1) -> Any:
+        found = self.engine.search(self.ask(query, None, K, oversampling=oversampling))
+        return [hit.payload["id"] for hit in found]
 
 
 class EdgeInt8(Edge):
     """Scalar quantization."""
 
-    @staticmethod
-    def quantization() -> Any:
-        import qdrant_edge as edge
-
-        return edge.ScalarQuantizationConfig(edge.ScalarType.Int8, memory=edge.Memory.Pinned)
+    PRECISION = "int8"
 
 
 class EdgeBits(Edge):
     """Binary quantization."""
 
-    @staticmethod
-    def quantization() -> Any:
-        return edge_bits()
-
-
-class EdgeBitsGraph(EdgeBits):
-    """Binary quantization, and a graph."""
-
-    M = 16
+    PRECISION = "binary"
 
 
 # -- rows of the table -------------------------------------------------------------------------------------------------
@@ -400,10 +394,9 @@ ROWS: dict[str, Row] = {
     "faiss": Row("FAISS BinaryFlat, then float16", Faiss, "faiss", "faiss-cpu", oversampled=True),
     "usearch": Row("usearch HNSW float16", Usearch, "usearch", "usearch", how={"ef": 64}),
     "lancedb": Row("LanceDB IVF_RQ", Lance, "lancedb", "lancedb", how={"nprobes": 20, "refine": 10}),
-    "qdrant-float16": Row("Qdrant Edge float16, scan", Edge, *_EDGE),
-    "qdrant-int8": Row("Qdrant Edge int8, scan", EdgeInt8, *_EDGE, how={"oversampling": 2}),
-    "qdrant-bits": Row("Qdrant Edge bits, scan", EdgeBits, *_EDGE, oversampled=True),
-    "qdrant-bits-graph": Row("Qdrant Edge bits, HNSW", EdgeBitsGraph, *_EDGE, oversampled=True, how={"ef": 128}),
+    "index-float16": Row("limbeck index float16", Edge, *_EDGE),
+    "index-int8": Row("limbeck index int8", EdgeInt8, *_EDGE, how={"oversampling": 2}),
+    "index-bits": Row("limbeck index bits", EdgeBits, *_EDGE, oversampled=True),
 }
 
 

@@ -13,7 +13,8 @@ of the core that the row had. Recall@10 is of all queries, against exact search 
 - exact: a matrix product and a partition, in NumPy: what a few lines without any index give.
 - float32, int8, bits: `limbeck.nearest` over vectors, codes of one grid, bits. `bits, then int8` or `float16`: the best
   10 × 10 (or 10 × 40) by bits, ordered by finer vectors in a mapped file.
-- FAISS IndexBinaryFlat, ordered the same way; usearch HNSW; LanceDB IVF_RQ; Qdrant Edge by scans and by a graph. They
+- index: what `limbeck index` makes in a folder (Qdrant Edge, HNSW), at float16, int8 and bits, ordered by float16.
+- FAISS IndexBinaryFlat, ordered the same way; usearch HNSW; LanceDB IVF_RQ. They
   are no dependencies of limbeck; one that is not installed is left out. LanceDB searches by one thread for computing,
   and a few for reading that take turns on the same core.
 
@@ -60,7 +61,7 @@ from limbeck.files import write_json
 from limbeck.nearest import top_k
 
 AIMS = {"recall": 0.95, "times": 15.0, "memory": 1 / 8}  # of bits that are rescored: recall@10, QPS and memory
-AIMED_AT = ("bits-int8", "bits-float16", "faiss", "qdrant-bits", "qdrant-bits-graph")
+AIMED_AT = ("bits-int8", "bits-float16", "faiss", "index-bits")
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ import qdrant_edge as edge
 from limbeck.errors import ConfigError, DataError, StoreError
 from limbeck.files import read_json, write_json
 from limbeck.folders import full_disk_named, replaced_folder
+from limbeck.machine import return_freed_memory
 from limbeck.search import engine
 from limbeck.search.conditions import Check, Kind, Selection
 from limbeck.search.engine import Ask, Found, Point, Sparse
@@ -195,7 +196,7 @@ class EdgeEngine:
         parts: list[tuple[Any, Any]] = []
         if ask.vector is not None:
             small = self._spec.precision != "float16"
-            finer = edge.QuantizationSearchParams(rescore=True, oversampling=engine.OVERSAMPLING) if small else None
+            finer = edge.QuantizationSearchParams(rescore=True, oversampling=ask.oversampling) if small else None
             if ask.exact:
                 params = edge.SearchParams(exact=True, quantization=edge.QuantizationSearchParams(ignore=True))
             else:
@@ -240,7 +241,9 @@ def _loaded(folder: Path, wait: float) -> edge.EdgeShard:
     until = time.monotonic() + wait
     while True:
         try:
-            return edge.EdgeShard.load(str(folder / SHARD))
+            shard = edge.EdgeShard.load(str(folder / SHARD))
+            return_freed_memory()  # of the log that was read: many times what the index itself takes
+            return shard
         except Exception as error:  # of the engine, which has no types of its own
             if "WouldBlock" not in str(error):
                 raise StoreError(f"{folder} cannot be opened ({_line(error)}): make the index again") from None

@@ -238,7 +238,7 @@ class ServerEngine:
         parts: list[tuple[Any, str, Any]] = []
         if ask.vector is not None:
             small = self._spec.precision != "float16"
-            finer = models.QuantizationSearchParams(rescore=True, oversampling=engine.OVERSAMPLING) if small else None
+            finer = models.QuantizationSearchParams(rescore=True, oversampling=ask.oversampling) if small else None
             if ask.exact:
                 params = models.SearchParams(exact=True, quantization=models.QuantizationSearchParams(ignore=True))
             else:
