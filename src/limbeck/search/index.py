@@ -127,7 +127,7 @@ class Index:
             model: as `limbeck.load` gives it.
             task: adapter, or blend; None = retrieval where the model has adapters.
             dim: keep the first so many numbers of each vector; None = all.
-            precision: of what is searched. "binary" and "int8" find fifteen candidates a hit, which the vectors at float16,
+            precision: of what is searched. "binary" and "int8" find fifteen candidates a hit, which vectors at float16,
                 kept on the disk, put in order; "float16" is for itself, in memory.
             chunks: as in `chunks_of`; "auto" is "late" where the model pools by mean, else "separate".
             chunk_chars: of the longest chunk.
