@@ -194,6 +194,12 @@ def test_more_chunks_are_looked_at_until_there_are_enough_documents(where: str, 
     with Index.create(where, model, chunks="separate", chunk_chars=25) as made:
         made.add([Document("crowd", crowd), Document("other", "the same things"), Document("third", "quite else")])
         assert found(made, "the same words again", k=3) == ["crowd", "other", "third"]
+        assert found(made, "the same words again", k=4, each=2) == ["crowd", "crowd", "other", "third"]
+        several = made.search("the same words again", k=5, each=5)
+        assert len({(hit.id, hit.chunk) for hit in several}) == 5 and [hit.rank for hit in several] == [1, 2, 3, 4, 5]
+        assert {hit.id for hit in several} == {"crowd"}
+        with pytest.raises(ConfigError, match="each must be at least 1, got 0"):
+            made.search("words", each=0)
 
 
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -7,6 +7,7 @@ with Index.create("notes.index", model) as index:
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
@@ -37,7 +38,7 @@ _LIMIT = 10_000  # chunks that a search looks at, where many belong to few docum
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A document that was found, and its best chunk."""
+    """A document that was found, and its best chunk, or another one that `each` lets through."""
 
     rank: int  # 1 = best
     score: float  # cosine by vectors, BM25 by words, of both the sum of 1 / (60 + rank)
@@ -271,36 +272,47 @@ class Index:
     # ------------------------------------------------------------------------------------------- reading
 
     def search(
-        self, query: str, *, k: int = 10, where: Where | None = None, by: By = "vectors", exact: bool = False
+        self,
+        query: str,
+        *,
+        k: int = 10,
+        each: int = 1,
+        where: Where | None = None,
+        by: By = "vectors",
+        exact: bool = False,
     ) -> list[Passage]:
         """The k best documents of a query, best first; arguments as those of `search_all`."""
-        return self.search_all([query], k=k, where=where, by=by, exact=exact)[0]
+        return self.search_all([query], k=k, each=each, where=where, by=by, exact=exact)[0]
 
     def search_all(
         self,
         queries: Sequence[str],
         *,
         k: int = 10,
+        each: int = 1,
         where: Where | None = None,
         by: By = "vectors",
         exact: bool = False,
     ) -> list[list[Passage]]:
-        """The k best documents of each query, best first; each document once, by its best chunk.
+        """The k best documents of each query, best first; each document once, by its best chunk, unless `each` is more.
 
         Args:
             queries: what is looked for.
-            k: documents a query.
+            k: documents a query, or passages where a document may have several.
+            each: passages of one document, at most.
             where: conditions on fields, see `Where`.
             by: "vectors"; "words", by BM25; or "both", by the sum of 1 / (60 + rank) in either (Cormack et al. 2009).
             exact: compare with every vector at float16, instead of by graph and small vectors.
 
-        Raises DataError: an empty query, or one that cannot be encoded. ConfigError: k < 1, a condition that does not
-        fit the fields, words of an index without them.
+        Raises DataError: an empty query, or one that cannot be encoded. ConfigError: k or each < 1, a condition that
+        does not fit the fields, words of an index without them.
         """
         if isinstance(queries, str):
             raise ConfigError("queries are a list of texts; for one there is `search`")
         if k < 1:
             raise ConfigError(f"k must be at least 1, got {k}")
+        if each < 1:
+            raise ConfigError(f"each must be at least 1, got {each}")
         if by not in ("vectors", "words", "both"):
             raise ConfigError(f"by must be one of vectors, words, both, got {by!r}")
         if by != "vectors" and self._words is None:
@@ -314,7 +326,7 @@ class Index:
         for query, vector in zip(queries, vectors, strict=True):
             words = self._words.query(query) if self._words is not None and by != "vectors" else None
             ask = Ask(vector, words, k, selection, exact)
-            found.append(self._passages(ask, k) if vector is not None or words is not None else [])
+            found.append(self._passages(ask, k, each) if vector is not None or words is not None else [])
         return found
 
     def get(self, ids: Sequence[str]) -> list[Document | None]:
@@ -431,18 +443,21 @@ class Index:
             raise DataError("the model gave a query vector that is not finite: look at the query and at the model")
         return vectors
 
-    def _passages(self, ask: Ask, k: int) -> list[Passage]:
-        """Chunks → documents: more chunks are asked for until there are k documents, or no more chunks."""
-        limit = k if self.spec.chunks == "none" else 2 * k
+    def _passages(self, ask: Ask, k: int, each: int) -> list[Passage]:
+        """More chunks are asked for until k of them are left, up to `each` a document, or there are no more."""
+        limit = k if self.spec.chunks == "none" or each >= k else 2 * k
         while True:
             found = self.engine.search(Ask(ask.vector, ask.words, limit, ask.selection, ask.exact))
-            best: dict[str, Found] = {}
+            times: Counter[str] = Counter()
+            best: list[Found] = []
             for hit in found:
-                best.setdefault(hit.payload["id"], hit)
+                times[hit.payload["id"]] += 1
+                if times[hit.payload["id"]] <= each:
+                    best.append(hit)
             if len(best) >= k or len(found) < limit or limit >= _LIMIT:
                 break
             limit = min(4 * limit, _LIMIT)
-        return [_passage(rank, hit) for rank, hit in enumerate(list(best.values())[:k], start=1)]
+        return [_passage(rank, hit) for rank, hit in enumerate(best[:k], start=1)]
 
 
 def _passage(rank: int, hit: Found) -> Passage:
