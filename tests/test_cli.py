@@ -195,6 +195,11 @@ def test_a_failed_run_is_exit_code_1(run: Run, monkeypatch: pytest.MonkeyPatch) 
     assert (code, err) == (1, "limbeck: the loss is not a number at step 7: lower the learning rate\n")
 
 
+def test_launchers_find_it_as_a_module() -> None:
+    done = subprocess.run([sys.executable, "-m", "limbeck", "--version"], capture_output=True, text=True)
+    assert done.stdout == f"{limbeck.__version__}\n"
+
+
 def test_recipes_lists_what_is_shipped(run: Run) -> None:
     _, out, _ = run("recipes")
     assert re.search(r"^jina-v5-small +Qwen3-0.6B-Base", out, re.MULTILINE)

@@ -40,6 +40,7 @@ LAYERS = [
         "limbeck.cli_serve",
     ],
     ["limbeck.cli"],
+    ["limbeck.__main__"],
 ]
 
 

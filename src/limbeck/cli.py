@@ -61,6 +61,7 @@ _EXTRAS = {  # a module that is missing → the extra that brings it
     "orjson": "serve",
     "peft": "train",
     "prometheus_client": "serve",
+    "psutil": "train",
     "pyarrow": "train",
     "pytrec_eval": "eval",
     "qdrant_client": "search",

@@ -615,6 +615,9 @@ class Evaluate(Section):
     shots: int = Field(default=16, gt=0)  # training texts of each label that a held-out classifier is fitted on
 
 
+Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
+
+
 class Recipe(Section):
     """One run, end to end."""
 
@@ -622,7 +625,11 @@ class Recipe(Section):
     description: str = ""
     out: str | None = None  # None = runs/<name>
     seed: int = 0
-    threads: int | None = Field(default=None, gt=0)  # CPU threads; None = all cores
+    threads: int | None = Field(default=None, gt=0)  # CPU threads of each process; None = all cores, shared among them
+    # Of many processes each holds a part of every weight, gradient and moment (FSDP2), for a student that one device
+    # cannot train; False = each holds all of them (DDP), which is faster
+    shard: bool = False
+    track: list[Tracker] = ["tensorboard"]  # where losses go as they come, besides metrics.jsonl
     # Share of each source's training rows that the seed draws, the others are not trained on: below 1, runs of several
     # seeds differ in their texts too, not in their order alone
     train_share: float = Field(default=1.0, gt=0, le=1)
@@ -652,6 +659,9 @@ class Recipe(Section):
                 raise ValueError(f"{where}.sources names {unknown}, data.sources has {names}")
             if len(set(asked)) < len(asked):
                 raise ValueError(f"{where}.sources names a source twice: {asked}")
+        compiled = [where for where, stage in {**stage_1, **stages}.items() if stage.compile == "on"]
+        if self.shard and compiled:
+            raise ValueError(f"shard goes without compilation: set {compiled[0]}.compile to auto or off")
         teachers = 1 + len(self.further_teachers)
         if self.distill.teacher_weights is not None and len(self.distill.teacher_weights) != teachers:
             raise ValueError(

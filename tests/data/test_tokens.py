@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,18 @@ def test_many_texts_are_tokenised_in_chunks_to_the_same_rows(
     np.testing.assert_array_equal(whole.flat, chunked.flat)
     np.testing.assert_array_equal(whole.offsets, chunked.offsets)
     assert whole.truncated == chunked.truncated > 0
+
+
+def test_another_process_is_told_where_a_table_is_and_one_in_memory_is_sent(stem: Path) -> None:
+    table = TokenTable.open(stem)
+    told = pickle.loads(pickle.dumps(table))
+    (stem.parent / "docs.v1.tokens").unlink()
+    with pytest.raises(DataError, match="cannot be read"):
+        pickle.loads(pickle.dumps(table))
+    in_memory = pickle.loads(pickle.dumps(TokenTable(table.flat, table.offsets, table.truncated)))
+    for other in (told, in_memory):
+        assert [other[i].tolist() for i in range(len(table))] == [table[i].tolist() for i in range(len(table))]
+        assert other.truncated == table.truncated == 1
 
 
 @pytest.mark.parametrize("ending", [".json", ".offsets.npy", ".tokens"])

@@ -79,6 +79,33 @@ def test_weights_moments_and_rng_come_back_exactly_and_training_goes_on_as_if_ne
         torch.testing.assert_close(a, b, rtol=0, atol=0)
 
 
+def test_each_rank_draws_on_as_it_would_have_and_a_new_one_from_seed_and_step(tmp_path: Path) -> None:
+    def drawn_after_load(saved: Path, rank: int) -> torch.Tensor:
+        module, optimizer = made(7 + rank)
+        checkpoint.load(saved, module, optimizer, key="k", rank=rank)
+        return torch.rand(4)
+
+    module, optimizer = made(0)
+    states, expected = [], []
+    for rank in range(2):
+        torch.manual_seed(rank)
+        torch.rand(3)
+        states.append(checkpoint.random_state())
+        expected.append(torch.rand(4))
+    of = {step: Progress(step, 0, {}) for step in (5, 6)}
+    first, second = (checkpoint.save(tmp_path, module, optimizer, of[n], key="k", keep=2, rng=states) for n in of)
+    assert all(torch.equal(drawn_after_load(first, rank), expected[rank]) for rank in range(2))
+    new = [drawn_after_load(saved, rank) for saved in (first, second) for rank in (2, 3)]
+    assert len({tuple(n.tolist()) for n in [*expected, *new]}) == 6  # none draws what another does
+    assert torch.equal(drawn_after_load(first, 2), new[0])
+
+
+def test_only_the_rank_that_writes_writes(tmp_path: Path) -> None:
+    module, optimizer = made(0)
+    target = checkpoint.save(tmp_path / "c", module, optimizer, Progress(1, 0, {}), key="k", keep=1, writes=False)
+    assert target.name == "step-00000001" and not (tmp_path / "c").exists()
+
+
 def test_the_newest_are_kept_and_the_newest_of_all_is_found(tmp_path: Path) -> None:
     assert checkpoint.latest(tmp_path / "none") is None
     for step in (5, 10, 15, 100):

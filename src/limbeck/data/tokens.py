@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,9 +18,16 @@ _CHUNK = 8192  # texts tokenised at a time: bounds memory, and is enough to keep
 class TokenTable:
     """Rows of int32 token ids of different lengths; row i is `flat[offsets[i] : offsets[i + 1]]`."""
 
-    def __init__(self, flat: np.ndarray, offsets: np.ndarray, truncated: int) -> None:
-        """Args: flat: token ids of all N rows; offsets: [N + 1] int64; truncated: rows that were cut to fit."""
-        self.flat, self.offsets, self.truncated = flat, offsets, truncated
+    def __init__(self, flat: np.ndarray, offsets: np.ndarray, truncated: int, stem: Path | None = None) -> None:
+        """Take what a table is made of.
+
+        Args:
+            flat: token ids of all N rows.
+            offsets: [N + 1] int64.
+            truncated: rows that were cut to fit.
+            stem: of the files, where it was read from some.
+        """
+        self.flat, self.offsets, self.truncated, self._stem = flat, offsets, truncated, stem
         self.lengths: np.ndarray = np.diff(offsets)  # [N] tokens of each row
 
     def __len__(self) -> int:
@@ -29,6 +37,12 @@ class TokenTable:
     def __getitem__(self, row: int) -> np.ndarray:
         """Return the token ids of one row."""
         return self.flat[self.offsets[row] : self.offsets[row + 1]]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the place, not the tokens: another process of the run opens its own map."""
+        if self._stem is not None:
+            return TokenTable.open, (self._stem,)
+        return TokenTable, (self.flat, self.offsets, self.truncated)
 
     @property
     def tokens(self) -> int:
@@ -77,7 +91,7 @@ class TokenTable:
             raise DataError(f"token table {stem} cannot be read ({error}): delete {stem.parent}") from None
         if len(offsets) != about["rows"] + 1 or offsets[-1] != len(flat):
             raise DataError(f"token table {stem} is torn: delete {stem.parent} to have it made again")
-        return cls(flat, offsets, about["truncated"])
+        return cls(flat, offsets, about["truncated"], stem)
 
 
 def _files(stem: Path) -> tuple[Path, Path, Path]:

@@ -155,7 +155,12 @@ def step_loss(
         found = {n: weighted({d: of[n] for d, of in by_prefix.items()}, matryoshka_weights) for n in names}
         if not found:
             raise TrainingError("every term of this adapter has weight 0: there is nothing to train")
-        return {"loss": torch.stack([weights[n] * value for n, value in found.items()]).sum(), **found}
+        total = torch.stack([weights[n] * value for n, value in found.items()]).sum()
+        if "distill" not in found and any(p.requires_grad for p in plain.projection.parameters()):
+            # a step that does not read the projection gives it a gradient of 0: DDP waits for one
+            one = vectors[:1].detach()
+            total = total + 0 * torch.stack([plain.projection(one[:, :d]).sum() for d in dims]).sum()
+        return {"loss": total, **found}
 
     return loss
 
@@ -234,7 +239,10 @@ def adapt(
     if precision == "bf16":
         adapters.halve_frozen(backbone)
     student = StudentModel(backbone, pooling=recipe.student.pooling)
-    model = Passes(student, projection.requires_grad_(settings.train_projection)).to(accelerator.device)
+    terms, weights = terms_of(settings)
+    # where no loss reads it, weight decay alone would move it, and DDP would wait for its gradient
+    read = weights.get("distill", 0) > 0 and any(source.scores is None for source in sources)
+    model = Passes(student, projection.requires_grad_(settings.train_projection and read)).to(accelerator.device)
     batches = TaskBatches(
         sources,
         gather,
@@ -247,14 +255,13 @@ def adapt(
         accelerator=accelerator,
     )
     tokens_per_step = settings.batch_size * float(np.mean([s.rows.row_tokens.mean() for s in sources]))
-    if compiles(settings.compile, settings.steps * tokens_per_step, device):
+    if not recipe.shard and compiles(settings.compile, settings.steps * tokens_per_step, device):
         student.train()  # as the loop runs it: the kernels of an evaluated model are others
         with accelerator.autocast():
             compile_backbone(student, accelerator.device)
     earlier = _earlier_step(settings)
     kept = () if earlier is None else (earlier,)
-    run = Run.of(settings, folder=folder, key=key, seed=recipe.seed, title=f"stage 2: {task}", kept_steps=kept)
-    terms, weights = terms_of(settings)
+    run = Run.of(recipe, settings, folder=folder, key=key, title=f"stage 2: {task}", kept_steps=kept)
     loss = step_loss(terms, weights, recipe.student.dims, settings.matryoshka_weights)
     tokens = train(model, loss, batches, run, accelerator, console=console)
 

@@ -182,7 +182,7 @@ def distill(
     Raises TrainingError.
     """
     settings = recipe.distill
-    run = Run.of(settings, folder=folder, key=key, seed=recipe.seed, title="stage 1: distil")
+    run = Run.of(recipe, settings, folder=folder, key=key, title="stage 1: distil")
     with seeded(recipe.seed):
         meeting = _meeting(recipe)
     model = StudentModel(backbone.model, pooling=recipe.student.pooling, projection=meeting)
@@ -218,7 +218,7 @@ def train_student(
     accelerator = ready(recipe, settings, backbone)
     model.to(accelerator.device)
     batches = _batches(recipe, settings, backbone, sources, gather, accelerator)
-    compile_if_long(settings, model, accelerator)
+    compile_if_long(settings, model, accelerator, shard=recipe.shard)
     if fit is not None and not checkpoint.latest(run.folder / "checkpoints"):
         fit(recipe, model, *_sample(model, batches, accelerator))
     loss = distill_loss(
@@ -247,12 +247,14 @@ def ready(recipe: Recipe, settings: Stage1, backbone: Backbone) -> Accelerator:
         runtime.checkpoint_activations(backbone.model)
     if not settings.train_token_embeddings:
         backbone.model.get_input_embeddings().requires_grad_(False)  # type: ignore[operator]
+    if (pooler := getattr(backbone.model, "pooler", None)) is not None:
+        pooler.requires_grad_(False)  # never read: as `build` does, for a backbone that was loaded
     return accelerator_of(precision, device)
 
 
-def compile_if_long(settings: Stage1, student: StudentModel, accelerator: Accelerator) -> None:
-    """Compile the student where the recipe asks for it, or the run is long enough to repay it."""
-    if compiles(settings.compile, settings.steps * settings.tokens_per_step, accelerator.device):
+def compile_if_long(settings: Stage1, student: StudentModel, accelerator: Accelerator, *, shard: bool) -> None:
+    """Compile the student where the recipe asks for it, or the run is long enough to repay it; never if split."""
+    if not shard and compiles(settings.compile, settings.steps * settings.tokens_per_step, accelerator.device):
         student.train()  # as the loop runs it: the kernels of an evaluated model are others
         with accelerator.autocast():
             compile_backbone(student, accelerator.device)

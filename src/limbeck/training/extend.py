@@ -52,7 +52,7 @@ def extend(
         raise ConfigError(f"recipe {recipe.name} has no long-context phase: give it an `extend:` section")
     rope.set_rope(base.model, settings.theta, settings.scaling)
     mixed = with_short_share(sources, recipe.short_sources, settings.short_share)
-    run = Run.of(settings, folder=folder, key=key, seed=recipe.seed, title="stage 1: long texts")
+    run = Run.of(recipe, settings, folder=folder, key=key, title="stage 1: long texts")
     model = StudentModel(base.model, pooling=recipe.student.pooling, projection=projection)
     return model, train_student(recipe, settings, model, base, mixed, gather, run, console=console)
 

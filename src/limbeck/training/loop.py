@@ -14,15 +14,18 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, gather_object
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from torch import Tensor, nn
 
-from limbeck.config import Adapter, Optimizer, Stage1
+from limbeck.config import Adapter, Optimizer, Recipe, Stage1, Tracker
 from limbeck.errors import TrainingError
 from limbeck.evaluation.scores import read_metrics
 from limbeck.training import checkpoint
+from limbeck.training.sharding import join, split, whole
+from limbeck.training.tracking import start_trackers
 
 M = TypeVar("M")
 
@@ -68,11 +71,18 @@ class Run:
     seed: int  # of whatever is drawn while training, such as dropout
     title: str = "training"
     kept_steps: frozenset[int] = frozenset()  # saved after these steps too, and kept
+    shard: bool = False  # split the weights over the processes, where there are several
+    project: str = "limbeck"  # name of the recipe, for trackers
+    track: tuple[Tracker, ...] = ("tensorboard",)
 
     @classmethod
-    def of(cls, settings: Stage1 | Adapter, *, kept_steps: Collection[int] = (), **about: Any) -> Run:
-        """A run with a section's steps, optimizer and intervals; `about` is the rest."""
+    def of(cls, recipe: Recipe, settings: Stage1 | Adapter, *, kept_steps: Collection[int] = (), **about: Any) -> Run:
+        """A stage of a recipe with a section's steps, optimizer and intervals; `about` is the rest."""
         return cls(
+            seed=recipe.seed,
+            shard=recipe.shard,
+            project=recipe.name,
+            track=tuple(recipe.track),
             steps=settings.steps,
             optimizer=settings.optimizer,
             checkpoint_every=settings.checkpoint_every,
@@ -104,15 +114,24 @@ def train(
 
     Raises TrainingError when the loss or its gradient is not finite, or a checkpoint cannot be written or read.
     """
-    model = accelerator.prepare(model)
-    plain = accelerator.unwrap_model(model)
+    given, rank = model, accelerator.process_index
+    sharded = run.shard and accelerator.num_processes > 1
+    if sharded:  # with Accelerate's autocast, and without its DDP
+        model = accelerator.prepare_model(
+            split(given, accelerator.device), device_placement=False, evaluation_mode=True
+        )
+    else:
+        model = accelerator.prepare(given)
+    plain = model if sharded else accelerator.unwrap_model(model)
     optimizer = adamw(plain, run.optimizer)
     done = checkpoint.Progress(0, 0, batches.state())
-    torch.manual_seed(run.seed + accelerator.process_index)
-    if newest := checkpoint.latest(run.folder / "checkpoints"):
-        done = checkpoint.load(newest, plain, optimizer, key=run.key)
+    torch.manual_seed(run.seed + rank)
+    # all go on from the checkpoint that the main process sees
+    [newest] = broadcast_object_list([checkpoint.latest(run.folder / "checkpoints")])
+    if newest:
+        done = checkpoint.load(newest, plain, optimizer, key=run.key, rank=rank)
         batches.restore(done.data)
-    log = Metrics(run.folder, accelerator, from_step=done.step)
+    log = Metrics(run, accelerator, from_step=done.step)
     model.train()
     tokens, started, since = done.tokens, time.monotonic(), done.tokens
     with closing(log), _Bar(run, done.step, console if accelerator.is_main_process else None) as advance:
@@ -127,7 +146,8 @@ def train(
                     accelerator.backward(values["loss"] * (share * accelerator.num_processes))
                 for name, value in values.items():
                     terms[name] = terms.get(name, 0) + value.detach() * share
-            norm: Any = accelerator.clip_grad_norm_(plain.parameters(), run.optimizer.clip_norm)
+            length: Any = accelerator.clip_grad_norm_(plain.parameters(), run.optimizer.clip_norm)
+            norm = whole(length)
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * schedule(step, run.steps, run.optimizer)
             optimizer.step()
@@ -150,11 +170,21 @@ def train(
                     advance(step + 1, row["loss"], speed)
             if saves:
                 done = checkpoint.Progress(step + 1, tokens, batches.state())
-                if accelerator.is_main_process:
-                    folder = run.folder / "checkpoints"
-                    kept = {"keep": run.keep_checkpoints, "spared": run.kept_steps}
-                    checkpoint.save(folder, plain, optimizer, done, key=run.key, **kept)
+                checkpoint.save(
+                    run.folder / "checkpoints",
+                    plain,
+                    optimizer,
+                    done,
+                    key=run.key,
+                    keep=run.keep_checkpoints,
+                    spared=run.kept_steps,
+                    rng=gather_object([checkpoint.random_state()]),
+                    writes=accelerator.is_main_process,
+                )
                 accelerator.wait_for_everyone()
+    if sharded:
+        join(given, plain)
+        given.to(accelerator.device)
     return tokens
 
 
@@ -186,37 +216,37 @@ def schedule(step: int, steps: int, settings: Optimizer) -> float:
 
 
 class Metrics:
-    """metrics.jsonl and TensorBoard. Rows after the step resumed from are dropped: they are about to be made again."""
+    """metrics.jsonl and the trackers. Rows after the step resumed from are dropped: they are about to be made again."""
 
-    def __init__(self, folder: Path, accelerator: Accelerator, *, from_step: int) -> None:
-        """Args: folder of the stage; accelerator: only its main process writes; from_step: last step to keep."""
-        self.path, self._accelerator = folder / "metrics.jsonl", accelerator
+    def __init__(self, run: Run, accelerator: Accelerator, *, from_step: int) -> None:
+        """Args: run; accelerator: only its main process writes; from_step: last step to keep."""
         self._main = accelerator.is_main_process
         if not self._main:
             return
+        folder, path = run.folder, run.folder / "metrics.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
-        logged = read_metrics(self.path) if self.path.exists() else []
+        logged = read_metrics(path) if path.exists() else []
         kept = [r for r in logged if r["step"] <= from_step]
-        temporary = self.path.with_suffix(".tmp")
+        temporary = path.with_suffix(".tmp")
         temporary.write_text("".join(json.dumps(r) + "\n" for r in kept))
-        os.replace(temporary, self.path)
-        self._file = open(self.path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115  closed by close()
-        from torch.utils.tensorboard.writer import SummaryWriter
-
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=from_step + 1)
+        os.replace(temporary, path)
+        about = {"steps": run.steps, "seed": run.seed, "key": run.key, **run.optimizer.model_dump(mode="json")}
+        self._trackers = start_trackers(
+            run.track, folder, project=run.project, title=run.title, from_step=from_step, about=about
+        )
+        self._file = open(path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115  closed by close()
 
     def write(self, step: int, row: dict[str, float]) -> None:
         """Log one row."""
         if self._main:
             self._file.write(json.dumps({"step": step, **row}) + "\n")
-            for name, value in row.items():
-                self._board.add_scalar(name, value, step)
+            self._trackers.log(row, step=step)
 
     def close(self) -> None:
         """Flush and close."""
         if self._main:
             self._file.close()
-            self._board.close()
+            self._trackers.finish()
 
 
 class _Bar:

@@ -8,7 +8,7 @@ Each stage is a folder with a manifest; one whose inputs are unchanged is skippe
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from transformers.utils.logging import disable_progress_bar
 
 import limbeck
-from limbeck import machine
 from limbeck.config import Adapter, Recipe, Scaling, Task
 from limbeck.data.prepare import Prepared, prepare
 from limbeck.data.tables import ExampleTable, Split
@@ -49,10 +48,13 @@ from limbeck.training.adapt import Adapted, adapt
 from limbeck.training.distill import ROLE_PREFIX, TaughtSource, distill, tokenise
 from limbeck.training.extend import extend
 from limbeck.training.measure import evaluate, report, vectors_of
+from limbeck.training.ranks import Ranks
 from limbeck.training.signals import learn_scores
 from limbeck.training.stages import WITHOUT_SPREAD, Stage, adapters_of, digest, source_state, stages_of
 from limbeck.training.static import distill_static
+from limbeck.training.task_batches import TaskSource
 from limbeck.training.task_sources import parts_of, task_source, text_ids
+from limbeck.training.tracking import check_trackers
 
 # settings that no weight depends on
 _SILENT = {"checkpoint_every", "keep_checkpoints", "log_every", "also_without_spread"}
@@ -71,6 +73,8 @@ def run(
 ) -> Path:
     """Do what is not done yet. Returns the run's folder.
 
+    In the processes of a launcher, stages that train are done by all of them, the others by the main one.
+
     Args:
         recipe: the run.
         stop_after: name of a stage to stop after.
@@ -84,37 +88,60 @@ def run(
     if stop_after is not None and stop_after not in stages:
         raise ConfigError(f"unknown stage {stop_after!r}; the stages of this recipe are {', '.join(stages)}")
     disable_progress_bar()  # of transformers, in the midst of ours
-    torch.set_num_threads(recipe.threads or machine.usable_cores())
-    this = Pipeline(recipe, console or Console(quiet=True), command)
-    recipe.save(recipe.out_dir / "recipe.yaml")
-    for name in stages:
-        this.do(name, force=force)
-        if name == stop_after:
-            break
+    ranks = Ranks.join()
+    with ranks.together():
+        torch.set_num_threads(recipe.threads or ranks.threads)
+        shown = console if console and ranks.main else Console(quiet=True)
+        this = Pipeline(recipe, shown, command, ranks)
+        ranks.from_main(this.begin)
+        for name in stages:
+            this.do(name, force=force)
+            if name == stop_after:
+                break
     return recipe.out_dir
 
 
 class Pipeline:
     """The stages of one run. What several need (teacher, store, prepared data) is loaded once, when first needed."""
 
-    def __init__(self, recipe: Recipe, console: Console, command: str = "") -> None:
-        """Args: the run; where it says what it does; the command that its report names, see `run`."""
+    def __init__(self, recipe: Recipe, console: Console, command: str = "", ranks: Ranks | None = None) -> None:
+        """Args: the run; where it says what it does; the command that its report names, see `run`; its processes."""
         self.recipe, self.out, self.console = recipe, recipe.out_dir, console
         self.command = command or f"limbeck run {self.out / 'recipe.yaml'}"
+        self.ranks = ranks or Ranks.alone()
         self.live = console if console.is_terminal else Console(quiet=True)  # for what moves: noise in a file
 
+    def begin(self) -> None:
+        """Write the resolved recipe. Raises ConfigError: a tracker that is not installed."""
+        check_trackers(self.recipe.track)
+        self.recipe.save(self.out / "recipe.yaml")
+
     def do(self, name: str, *, force: bool = False) -> dict[str, Any]:
-        """Complete one stage and say so."""
+        """Complete one stage and say so. Returns its manifest; on ranks that only helped to train, an empty one."""
+        adapter = name.removeprefix("adapt-")
+        trains = name in ("distill", "extend") or adapter != name
+        work = partial(self._adapt, adapter) if adapter != name else getattr(self, f"_{name}")
+        if not trains:
+            return self.ranks.from_main(lambda: self._found(name, force) or self._complete(name, work))
+        if done := self.ranks.from_main(lambda: self._found(name, force)):
+            return done
+        if self.ranks.main:
+            return self._complete(name, work)
+        work()
+        return {}
+
+    def _found(self, name: str, force: bool) -> dict[str, Any] | None:
+        """The manifest of a stage that is done."""
         stage = self.stage(name)
         if force:
             stage.invalidate()
             shutil.rmtree(stage.folder / "checkpoints", ignore_errors=True)
         if done := stage.manifest():
             self.console.print(f"[dim]{name:<9} done before, {done['seconds']:.1f} s[/dim]")
-            return done
-        adapter = name.removeprefix("adapt-")
-        work = partial(self._adapt, adapter) if adapter != name else getattr(self, f"_{name}")
-        body = stage.complete(work)
+        return done
+
+    def _complete(self, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        body = self.stage(name).complete(work)
         self.console.print(f"{name:<9} done in {body['seconds']:.1f} s  [dim]{_facts(body)}[/dim]")
         return body
 
@@ -322,7 +349,7 @@ class Pipeline:
         built = self.untrained()
         limit = recipe.distill.max_tokens or recipe.student.max_tokens
         limits = dict.fromkeys(self._distilled(), limit)
-        sources = self._sources("distill", built.tokenizer, limits)
+        sources = self.ranks.from_main(lambda: self._sources("distill", built.tokenizer, limits))
         about: dict[str, Any] = {"key": key, "console": self.live}
         if recipe.distill.objective == "embedding":
             model, tokens = distill(recipe, built, sources, self.gather_all, self.out / "distill", **about)
@@ -339,7 +366,7 @@ class Pipeline:
         short = settings.short_max_tokens or recipe.distill.max_tokens or recipe.student.max_tokens
         limits = dict.fromkeys(settings.sources, settings.max_tokens or recipe.student.max_tokens)
         limits |= dict.fromkeys(recipe.short_sources, short)
-        sources = self._sources("extend", base.tokenizer, limits)
+        sources = self.ranks.from_main(lambda: self._sources("extend", base.tokenizer, limits))
         model, tokens = extend(
             recipe,
             base,
@@ -369,6 +396,8 @@ class Pipeline:
         self, stage: str, model: StudentModel, base: backbones.Backbone, sources: list[TaughtSource], tokens: int
     ) -> dict[str, Any]:
         """Save what a phase of stage 1 trained; returns the facts of its manifest."""
+        if not self.ranks.main:
+            return {}
         # what is trained on top trains under the theta that this was trained under
         theta, scaling = self.trained_with(stage)
         trained = {"train_theta": theta, "train_scaling": scaling}
@@ -406,32 +435,40 @@ class Pipeline:
         base = self.base()
         rope.set_rope(base.model, block.theta, block.scaling)
         projection = Projection.load(self.student_folder / PROJECTION)
-        sources, counts = [], {}
-        for asked in block.sources:
-            stem = folder / "tokens" / f"{asked.name}-{key}"
-            with self.live.status(f"{task}: preparing {asked.name}"):
-                source, counted = task_source(
-                    recipe,
-                    task,
-                    block,
-                    asked,
-                    self.prepared,
-                    base.tokenizer,
-                    self.teach_texts,
-                    self.store.gather,
-                    stem,
-                )
-            sources.append(source)
-            counts[asked.name] = counted
+        sources, counts = self.ranks.from_main(lambda: self._task_sources(task, block, base.tokenizer, folder, key))
         found = adapt(
             recipe, task, block, base, projection, sources, self.store.gather, folder, key=key, console=self.live
         )
+        if not self.ranks.main:
+            return {}
         kept, scores = self._better(task, block, found)
         with replaced_folder(folder / "adapter") as temporary:
             kept.save(temporary, base_model=recipe.name)
             if found.projection is not None:
                 found.projection.save(temporary / PROJECTION)
         return {"steps": block.steps, "tokens": found.tokens, **scores, "counts": counts}
+
+    def _task_sources(
+        self, task: Task, block: Adapter, tokenizer: Tokenizer, folder: Path, key: str
+    ) -> tuple[list[TaskSource], dict[str, Any]]:
+        """What an adapter is trained on, and what was counted of each source."""
+        sources, counts = [], {}
+        for asked in block.sources:
+            stem = folder / "tokens" / f"{asked.name}-{key}"
+            with self.live.status(f"{task}: preparing {asked.name}"):
+                source, counts[asked.name] = task_source(
+                    self.recipe,
+                    task,
+                    block,
+                    asked,
+                    self.prepared,
+                    tokenizer,
+                    self.teach_texts,
+                    self.store.gather,
+                    stem,
+                )
+            sources.append(source)
+        return sources, counts
 
     def _better(self, task: Task, block: Adapter, found: Adapted) -> tuple[LoraAdapter, dict[str, Any]]:
         """The adapter to keep, and what was measured to choose it."""

@@ -86,8 +86,8 @@ def learn_scores(
         seed=recipe.seed,
         accelerator=accelerator,
     )
-    compile_if_long(settings, student, accelerator)
-    run = Run.of(settings, folder=folder, key=key, seed=recipe.seed, title=f"stage 1: {settings.objective}")
+    compile_if_long(settings, student, accelerator, shard=recipe.shard)
+    run = Run.of(recipe, settings, folder=folder, key=key, title=f"stage 1: {settings.objective}")
     loss = step_loss(score_terms(settings), {settings.objective: 1.0}, recipe.student.dims, settings.matryoshka_weights)
     tokens = train(model, loss, batches, run, accelerator, console=console)
     student.projection = projection.cpu()

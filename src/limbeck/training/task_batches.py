@@ -131,9 +131,10 @@ class TaskBatches:
             raise TrainingError(
                 f"a step of {len(texts)} texts cannot be shared by {processes} processes: raise batch_size"
             )
-        mine = cuts[rank::processes]
-        padded = sum(len(c) * int(lengths[c].max()) for c in mine)
-        in_order = np.concatenate([c for r in range(processes) for c in cuts[r::processes]])
+        # of the process with most of them: all recompute a step or none, since split weights are sent each time
+        shares = [cuts[r::processes] for r in range(processes)]
+        padded = max(sum(len(c) * int(lengths[c].max()) for c in share) for share in shares)
+        in_order = np.concatenate([c for share in shares for c in share])
         teacher = None
         if source.teacher_rows is not None:
             teacher = self._gather(source.teacher_rows[texts]).astype(np.float32)
@@ -141,8 +142,8 @@ class TaskBatches:
         if negatives is not None:
             negatives[negatives >= 0] = at[2]  # from texts of the source to places in the step
         step = Step(
-            passes=[self._pass(source, texts[c]) for c in mine],
-            sizes=[sum(len(c) for c in cuts[r::processes]) for r in range(processes)],
+            passes=[self._pass(source, texts[c]) for c in shares[rank]],
+            sizes=[sum(map(len, share)) for share in shares],
             order=self._tensor(np.argsort(in_order)),
             recompute=self._memory is not None and padded > self._memory,
             first=self._tensor(at[0]),
