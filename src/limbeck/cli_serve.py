@@ -5,11 +5,14 @@ from __future__ import annotations
 import ipaddress
 import logging
 import os
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from limbeck.cli_parts import Backend, BackendOption, Compute, ModelArgument
+
+if TYPE_CHECKING:
+    from limbeck.search.index import Index
 
 EPILOG = "Example: limbeck serve runs/demo/model --port 8080 --keys keys.txt"
 
@@ -34,6 +37,16 @@ def serve(
         list[str] | None,
         typer.Option(metavar="NAME=FOLDER", help="Serve a saved classifier by this name; may be given often."),
     ] = None,
+    index: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=PLACE",
+            help="Search an index by this name, a folder or http://HOST:6333/NAME; may be given often.",
+        ),
+    ] = None,
+    page: Annotated[
+        bool, typer.Option("--page/--no-page", help="Whether / is a page to try the model with, in a browser.")
+    ] = True,
     keys: Annotated[
         str | None,
         typer.Option(
@@ -75,8 +88,8 @@ def serve(
 ) -> None:
     """Serve a model by the APIs of OpenAI, Jina, Cohere and text-embeddings-inference.
 
-    Only this machine can reach it unless --host says otherwise. It asks for a key if there are some. /docs shows every
-    route, /metrics is for Prometheus. SIGTERM and Ctrl-C finish what was accepted.
+    Only this machine can reach it unless --host says otherwise. It asks for a key if there are some. / is a page to try
+    it, /docs shows every route, /metrics is for Prometheus. SIGTERM and Ctrl-C finish what was accepted.
     """
     import uvicorn
 
@@ -103,16 +116,18 @@ def serve(
         "requests_per_minute": requests_per_minute,
         "tokens_per_minute": tokens_per_minute,
         "origins": tuple(origin or ()),
+        "page": page,
         "debug": os.environ.get("LIMBECK_DEBUG", "0") not in ("", "0"),
     }
     settings = checked(**{field: value for field, value in given.items() if value is not None})
-    classifiers = {own: Classifier.load(folder) for own, folder in map(_named_folder, classifier or ())}
+    classifiers = {own: Classifier.load(folder) for own, folder in _named("--classifier", "FOLDER", classifier)}
+    indexes = {own: _opened(place) for own, place in _named("--index", "PLACE", index)}
     environment = os.environ.get(ENVIRONMENT)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     for noisy in ("httpx", "transformers"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     encoder = limbeck.load(model, backend=backend.value, compile=compile, precision=compute.value, hold=hold)
-    app = make_app(encoder, settings, classifiers=classifiers, keys=environment)
+    app = make_app(encoder, settings, classifiers=classifiers, indexes=indexes, keys=environment)
     if not (_is_loopback(host) or keys or environment):
         typer.echo(f"limbeck: anyone who can reach {host} may ask: give --keys FILE or set {ENVIRONMENT}", err=True)
     uvicorn.run(
@@ -129,11 +144,23 @@ def serve(
     )
 
 
-def _named_folder(given: str) -> tuple[str, str]:
-    name, _, folder = given.partition("=")
-    if not name or not folder:
-        raise typer.BadParameter(f"--classifier is NAME=FOLDER, got {given!r}")
-    return name, folder
+def _named(option: str, what: str, given: list[str] | None) -> list[tuple[str, str]]:
+    """NAME=… of an option, each name once."""
+    found: dict[str, str] = {}
+    for each in given or ():
+        name, _, place = each.partition("=")
+        if not name or not place:
+            raise typer.BadParameter(f"{option} is NAME={what}, got {each!r}")
+        if name in found:
+            raise typer.BadParameter(f"{option} names {name!r} twice: each needs a name of its own")
+        found[name] = place
+    return list(found.items())
+
+
+def _opened(place: str) -> Index:
+    from limbeck.search.index import Index
+
+    return Index.without_model(place)  # the server makes the vectors of queries, in batches
 
 
 def _is_loopback(host: str) -> bool:

@@ -2,6 +2,7 @@
 
 LimbeckError
 ├── ConfigError     a recipe or an argument does not fit
+│   └── ConditionError   a condition on the fields of documents
 ├── DataError       a source, a row or a text
 ├── TeacherError    the teacher cannot be loaded or reached, or answers nonsense
 ├── StoreError      the teacher store is torn, foreign or unreadable
@@ -17,6 +18,15 @@ class LimbeckError(Exception):
 
 class ConfigError(LimbeckError):
     """A recipe or an argument does not fit."""
+
+
+class ConditionError(ConfigError):
+    """A condition on the fields of documents does not fit; `unquoted` is the message without what was asked."""
+
+    def __init__(self, message: str, unquoted: str) -> None:
+        """Both end with what to do."""
+        super().__init__(message)
+        self.unquoted = unquoted
 
 
 class DataError(LimbeckError):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from limbeck.errors import ConfigError, DataError
+from limbeck.errors import ConditionError, ConfigError, DataError
 from limbeck.search.conditions import (
     OPS,
     Check,
@@ -80,6 +82,30 @@ def test_values_become_what_the_field_holds() -> None:
         ),
         must_not=(Check("flags.draft", any=("true",)),),
     )
+
+
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        ({"year": "xyzzy"}, "field 'year' holds integer"),
+        ({"year": ["xyzzy", 1]}, "field 'year' holds integer"),
+        ({"year": {"xyzzy": 1}}, "a condition is one of = != < <= > >="),
+        ({"xyzzy": 1}, "no document has a field of this name to filter by; known are lang"),
+        ({"year": {"<": ["xyzzy"]}}, "field 'year' holds integer"),
+        ({"lang": "xyzzy \ud800"}, "field 'lang' holds text"),
+        ({"lang": {">": "xyzzy"}}, "'lang' holds text, which is compared by = or !="),
+        ({"year": {"=": []}}, "the condition on 'year' names no value"),
+        ({"year": 2**63}, "field 'year' holds integer"),
+        ({"year": None}, "field 'year' holds integer"),
+        ({"year": {"=": {"xyzzy": 1}}}, "field 'year' holds integer"),
+        ({"price": [[1]]}, "field 'price' holds number"),
+        ({"draft": {"=": None}}, "field 'draft' holds boolean"),
+    ],
+)
+def test_what_does_not_fit_can_be_said_without_quoting_it(where: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConditionError) as raised:
+        select(where, KINDS)
+    assert said in raised.value.unquoted and "xyzzy" not in raised.value.unquoted
 
 
 @pytest.mark.parametrize(

@@ -273,6 +273,34 @@ def test_a_search_that_cannot_be_is_refused(notes: Index) -> None:
             notes.search(**{"query": "a list"} | how)
 
 
+def test_vectors_of_queries_may_come_from_elsewhere(notes: Index, where: str, model: WordModel) -> None:
+    queries = ["read a file", "order a list"]
+    vectors = model.encode(queries, role=notes.query_role, task=notes.spec.encoding_task, dim=notes.spec.dim)
+    expected = {by: notes.search_all(queries, k=3, by=by, where={"lang": "en"}) for by in ("vectors", "words", "both")}
+    notes.close()
+    with Index.without_model(where) as index:
+        for by, hits in expected.items():
+            given = None if by == "words" else vectors
+            assert index.search_encoded(queries, given, k=3, by=by, where={"lang": "en"}) == hits  # type: ignore[arg-type]
+        for wrong, said in ((None, "got None"), (vectors[:1], r"got \(1, 64\)"), (vectors[:, :8], r"got \(2, 8\)")):
+            with pytest.raises(ConfigError, match=rf"2 queries need vectors \(2, 64\), {said}"):
+                index.search_encoded(queries, wrong)
+        with pytest.raises(DataError, match="not finite"):
+            index.search_encoded(queries, vectors * float("nan"))
+        index.check_model(model)
+        with pytest.raises(ModelError, match="its vectors mean something else"):
+            index.check_model(WordModel(fingerprint="words-2"))
+
+
+def test_a_task_without_queries_encodes_them_as_documents(tmp_path: Path, model: WordModel) -> None:
+    for task, role in ((None, "query"), ("text-matching", "document")):
+        with Index.create(tmp_path / role, model, task=task) as index:
+            assert index.query_role == role
+            model.encoded.clear()
+            index.search("a list")
+            assert model.encoded == [(role, 1)]
+
+
 def test_fields_may_widen_but_not_change(notes: Index) -> None:
     notes.add([Document("7", "half", fields={"year": 2020.5, "extra": {"a": [1]}, "none": None})])
     assert notes.spec.fields["year"] == "number" and notes.spec.fields["extra"] == "other"

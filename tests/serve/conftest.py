@@ -53,11 +53,33 @@ def serve(encoder: Any) -> Iterator[Serve]:
 
     with ExitStack() as stack:
 
-        def start(of: Any = None, *, keys: str | None = None, classifiers: Any = None, **settings: Any) -> Any:
-            app = make_app(of or encoder, Settings(**settings), classifiers=classifiers or {}, keys=keys)
+        def start(
+            of: Any = None, *, keys: str | None = None, classifiers: Any = None, indexes: Any = None, **settings: Any
+        ) -> Any:
+            more = {"classifiers": classifiers or {}, "indexes": indexes or {}, "keys": keys}
+            app = make_app(of or encoder, Settings(**settings), **more)
             return stack.enter_context(TestClient(app, raise_server_exceptions=False))
 
         yield start
+
+
+@pytest.fixture(scope="session")
+def index_folder(encoder: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An index of four documents with fields; for one server at a time."""
+    pytest.importorskip("qdrant_edge")
+    from limbeck.search.index import Document, Index
+
+    made = tmp_path_factory.mktemp("indexes") / "notes.index"
+    with Index.create(made, encoder) as index:
+        index.add(
+            [
+                Document("1", "join two tables on a key column", "Tables", {"lang": "en", "year": 2020}),
+                Document("2", "split a string", fields={"lang": "en", "year": 2022}),
+                Document("3", "zwei Tabellen", fields={"lang": "de", "year": 2024}),
+                Document("4", "return a tuple of items"),
+            ]
+        )
+    return made
 
 
 @pytest.fixture

@@ -89,6 +89,20 @@ def test_the_options_become_settings(
     assert "other:clustering" in parts.catalogue.models and parts.catalogue.default.label == "clustering"
 
 
+def test_indexes_are_opened_and_the_page_can_be_left_out(
+    folder: Path, index_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    import uvicorn
+
+    seen: dict[str, Any] = {}
+    monkeypatch.setattr(uvicorn, "run", lambda app, **options: seen.update(app=app))
+    code, _, err = typed(capsys, "serve", folder, "--index", f"notes={index_folder}", "--no-page")
+    assert (code, err) == (0, "")
+    parts = seen["app"].state.parts
+    assert len(parts.searchers["notes"].index) == 4 and not parts.settings.page
+    parts.searchers["notes"].index.close()
+
+
 def test_only_this_machine_can_reach_it_and_an_open_server_is_warned_of(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
@@ -110,6 +124,9 @@ def test_only_this_machine_can_reach_it_and_an_open_server_is_warned_of(
         (["--queue-tokens", "0"], 1, "queue_tokens: "),
         (["--classifier", "topics=/nowhere"], 1, "/nowhere is no classifier"),
         (["--classifier", "topics"], 2, "NAME=FOLDER"),
+        (["--index", "notes"], 2, "NAME=PLACE"),
+        (["--index", "notes=/nowhere"], 1, "no index /nowhere: make one"),
+        (["--index", "a=x", "--index", "a=y"], 2, "names 'a' twice"),
     ],
 )
 def test_what_does_not_fit_is_said_before_anything_is_served(

@@ -50,6 +50,15 @@ def test_an_unknown_task_is_refused_with_a_list_of_the_known_ones(asked: str) ->
         assert task in refusal.value.message
 
 
+@pytest.mark.parametrize("tasks", [TASKS, ()])
+def test_a_task_that_was_settled_elsewhere_is_called_as_a_request_calls_it(tasks: Any) -> None:
+    catalogue = Catalogue("m", tasks)
+    blends = ["retrieval=0.7,clustering=0.3", "retrieval.query=0.7,clustering=0.3"] if tasks else []
+    for asked in [*catalogue.known, *blends]:
+        found = catalogue.find(asked)
+        assert catalogue.settled(found.task, found.role) == found
+
+
 def test_a_blend_has_the_role_of_its_retrieval_part() -> None:
     found = full().find("retrieval.query=0.7,clustering=0.3")
     assert (found.task, found.role) == ({"retrieval": 0.7, "clustering": 0.3}, "query")

@@ -18,14 +18,20 @@ COMMANDS = re.findall(r"^    (curl (?:.*\\\n)*.*)$", TEXT, re.MULTILINE)
 
 def test_there_is_one_for_each_api() -> None:
     paths = {shlex.split(command)[1].partition(":8080")[2] for command in COMMANDS}
-    assert paths == {"/v1/embeddings", "/v2/embed", "/embed", "/info", "/v1/classify", "/v1/similarity"}
+    others = {"/v1/classify", "/v1/similarity", "/v1/search", "/v1/indexes"}
+    assert paths == {"/v1/embeddings", "/v2/embed", "/embed", "/info"} | others
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: shlex.split(command)[1].partition(":8080")[2])
-def test_it_works(command: str, serve: Any) -> None:
+def test_it_works(command: str, serve: Any, request: pytest.FixtureRequest) -> None:
     words = shlex.split(command.replace("\\\n", ""))
     path = words[1].removeprefix("http://127.0.0.1:8080")
-    client = serve(name="demo")
+    indexes = {}
+    if path == "/v1/search":
+        from limbeck.search.index import Index
+
+        indexes["notes"] = Index.without_model(request.getfixturevalue("index_folder"))
+    client = serve(name="demo", indexes=indexes)
     if "-d" not in words:
         assert client.get(path).status_code == 200
         return

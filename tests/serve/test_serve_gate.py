@@ -15,6 +15,8 @@ import pytest
 
 pytest.importorskip("fastapi")
 
+from connections import Connection, running  # noqa: E402
+
 from limbeck.errors import ConfigError  # noqa: E402
 from limbeck.serve.app import make_app  # noqa: E402
 from limbeck.serve.settings import Settings, checked  # noqa: E402
@@ -58,44 +60,6 @@ async def began(slow: Slow) -> None:
     assert await asyncio.to_thread(slow.began.wait, 20)
 
 
-class Connection:
-    """One request as a server hands it to an application, and what the application sends."""
-
-    def __init__(self, app: Any, path: str = "/v1/embeddings", body: Any = BODY, **headers: str) -> None:
-        self.sent: list[dict[str, Any]] = []
-        self.messages: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        if body is not None:
-            self.messages.put_nowait({"type": "http.request", "body": json.dumps(body).encode(), "more_body": False})
-        named = {"content-type": "application/json"} | headers
-        self.scope = {
-            "type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "query_string": b"",
-            "headers": [(name.encode(), value.encode()) for name, value in named.items()], "http_version": "1.1",
-            "scheme": "http", "client": ("10.0.0.1", 1), "server": ("localhost", 80), "root_path": "", "state": {},
-        }  # fmt: skip
-        self.task = asyncio.ensure_future(app(self.scope, self.messages.get, self._send))
-
-    async def _send(self, message: Any) -> None:
-        self.sent.append(message)
-
-    @property
-    def status(self) -> int:
-        return self.sent[0]["status"]
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return {name.decode(): value.decode() for name, value in self.sent[0]["headers"]}
-
-
-def running(app: Any, work: Any) -> None:
-    """Do work while an application runs in this thread's event loop."""
-
-    async def all_of_it() -> None:
-        async with app.router.lifespan_context(app):
-            await asyncio.wait_for(work(), 30)
-
-    asyncio.run(all_of_it())
-
-
 def test_a_key_is_needed_where_there_are_keys(serve: Any, tmp_path: Path) -> None:
     (tmp_path / "keys").write_text("from-file\n")
     client = serve(keys="one two", keys_file=tmp_path / "keys")
@@ -105,9 +69,9 @@ def test_a_key_is_needed_where_there_are_keys(serve: Any, tmp_path: Path) -> Non
         assert answer.json()["error"]["code"] == "invalid_api_key"
     for key in ("one", "two", "from-file"):
         assert client.post("/v1/embeddings", json=BODY, headers=bearer(key)).status_code == 200
-    for path in ("/v1/models", "/info", "/metrics", "/nope"):
+    for path in ("/v1/models", "/v1/indexes", "/info", "/metrics", "/nope"):
         assert client.get(path).status_code == 401
-    for path in ("/health", "/ready", "/docs", "/openapi.json"):
+    for path in ("/", "/health", "/ready", "/docs", "/openapi.json"):
         assert client.get(path).status_code == 200
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
-from limbeck.errors import ConfigError, DataError
+from limbeck.errors import ConditionError, ConfigError, DataError
 
 Value: TypeAlias = str | int | float | bool
 Kind: TypeAlias = Literal["text", "integer", "number", "boolean", "other"]
@@ -65,7 +65,7 @@ def parse_condition(text: str) -> Condition:
 
 
 def conditions(where: Where | None) -> list[Condition]:
-    """Conditions of a mapping as `Where` describes it. Raises ConfigError."""
+    """Conditions of a mapping as `Where` describes it. Raises ConditionError."""
     if not isinstance(where, Mapping):
         return list(where or ())
     found: list[Condition] = []
@@ -73,7 +73,8 @@ def conditions(where: Where | None) -> list[Condition]:
         of_field = wanted if isinstance(wanted, Mapping) else {"=": wanted}
         for op, value in of_field.items():
             if op not in OPS:
-                raise ConfigError(f"a condition on {field!r} is one of {' '.join(OPS)}, got {op!r}")
+                known = f"is one of {' '.join(OPS)}"
+                raise ConditionError(f"a condition on {field!r} {known}, got {op!r}", f"a condition {known}")
             several = isinstance(value, (list, tuple, set, frozenset))
             found.append(Condition(field, op, tuple(value) if several else (value,)))
     return found
@@ -82,20 +83,23 @@ def conditions(where: Where | None) -> list[Condition]:
 def select(where: Where | None, kinds: Mapping[str, Kind]) -> Selection:
     """What conditions mean for documents whose fields are of these kinds.
 
-    Raises ConfigError: a field that no document has, one that cannot be filtered by, a value of another kind, or `<` on
-    what has no order.
+    Raises ConditionError: a field that no document has, one that cannot be filtered by, a value of another kind, or
+    `<` on what has no order.
     """
     must: list[tuple[Check, ...]] = []
     must_not: list[Check] = []
     for condition in conditions(where):
         kind = kinds.get(condition.field)
         if kind is None:
-            known = ", ".join(name for name, of in kinds.items() if of != "other")
-            raise ConfigError(f"no document has a field {condition.field!r} to filter by; known are {known or 'none'}")
+            known = ", ".join(name for name, of in kinds.items() if of != "other") or "none"
+            raise ConditionError(
+                f"no document has a field {condition.field!r} to filter by; known are {known}",
+                f"no document has a field of this name to filter by; known are {known}",
+            )
         if kind == "other":
-            raise ConfigError(f"field {condition.field!r} holds objects or mixed lists, which are not filtered by")
+            raise _wrong(f"field {condition.field!r} holds objects or mixed lists, which are not filtered by")
         if not condition.values:
-            raise ConfigError(f"the condition on {condition.field!r} names no value")
+            raise _wrong(f"the condition on {condition.field!r} names no value")
         values = [_fitting(value, kind, condition.field) for value in condition.values]
         tests = _tests(condition, kind, values)
         if condition.op == "!=":
@@ -163,18 +167,18 @@ def _tests(condition: Condition, kind: Kind, values: list[Value]) -> tuple[Check
         of_kind: Iterable[Any] = (flag(bool(v)) for v in values) if kind == "boolean" else values
         return (Check(key, any=tuple(of_kind)),)
     if kind in ("text", "boolean"):
-        raise ConfigError(f"{condition.field!r} holds {kind}, which is compared by = or !=, got {condition.op}")
+        raise _wrong(f"{condition.field!r} holds {kind}, which is compared by = or !=, got {condition.op}")
     if len(values) != 1:
-        raise ConfigError(f"{condition.field} {condition.op} takes one value, got {len(values)}")
+        raise _wrong(f"{condition.field} {condition.op} takes one value, got {len(values)}")
     return (Check(key, bounds=((_BOUNDS[condition.op], float(values[0])),)),)
 
 
 def _fitting(value: Value, kind: Kind, field: str) -> Value:
-    """The value as the field's kind; a text, which a command line gives, is read as one. Raises ConfigError."""
+    """The value as the field's kind; a text, which a command line gives, is read as one. Raises ConditionError."""
     read: Value | None = None
     try:
         if kind == "text":
-            read = value if isinstance(value, str) else None
+            read = value.encode().decode() if isinstance(value, str) else None  # half a surrogate pair is no text
         elif kind == "boolean":
             read = value if isinstance(value, bool) else _NAMES[value.lower()] if isinstance(value, str) else None
         elif not isinstance(value, bool):
@@ -184,8 +188,18 @@ def _fitting(value: Value, kind: Kind, field: str) -> Value:
                 read = float(value) if math.isfinite(float(value)) else None
                 if kind == "integer" and read is not None:  # year < 2020.5 has a meaning, year = 2020.5 none
                     read = int(read) if float(read).is_integer() else None
-    except (ValueError, KeyError, OverflowError):
+        if kind == "integer" and read is not None and not -(2**63) <= read < 2**63:
+            read = None
+    except (ValueError, KeyError, OverflowError, TypeError):
         read = None
     if read is None:
-        raise ConfigError(f"field {field!r} holds {kind}, and is compared with {value!r}: give a {kind}")
+        raise ConditionError(
+            f"field {field!r} holds {kind}, and is compared with {value!r}: give a {kind}",
+            f"field {field!r} holds {kind}, and is compared with something else: give a {kind}",
+        )
     return read
+
+
+def _wrong(message: str) -> ConditionError:
+    """Of a message that names a field that documents have, and nothing else that was asked."""
+    return ConditionError(message, message)

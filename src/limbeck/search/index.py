@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from limbeck.encode_file import task_words
-from limbeck.encoding.vectors import Task, check_fingerprint, checked_dim, settled_task
+from limbeck.encoding.vectors import Model, Task, check_fingerprint, checked_dim, settled_task
 from limbeck.errors import ConfigError, DataError, ModelError, StoreError, TextError
 from limbeck.model.prefixes import PREFIXES
 from limbeck.model.stream import chunks as batches
@@ -81,14 +81,7 @@ class Index:
         """
         self.engine, self._model, self.where = engine, model, where
         if model is not None:
-            check_fingerprint(
-                model,
-                self.spec.encoding_task,
-                self.spec.fingerprint,
-                what=f"the index {where}",
-                made_with=self.spec.model,
-                again=f"limbeck index MODEL CORPUS --out {where}",
-            )
+            self.check_model(model)
         self._words = _words(self.spec)
 
     @property
@@ -102,6 +95,24 @@ class Index:
     def spec(self) -> IndexSpec:
         """What the index says of itself."""
         return self.engine.spec
+
+    @property
+    def query_role(self) -> Literal["query", "document"]:
+        """What queries are encoded as: a task that has no queries, such as text-matching, finds texts like them."""
+        task = self.spec.encoding_task
+        names = [task] if isinstance(task, str) else list(task or ())
+        return "query" if not names or any((name, "query") in PREFIXES for name in names) else "document"
+
+    def check_model(self, model: Model) -> None:
+        """Raise ModelError when vectors of another model would be held against those of the index."""
+        check_fingerprint(
+            model,
+            self.spec.encoding_task,
+            self.spec.fingerprint,
+            what=f"the index {self.where}",
+            made_with=self.spec.model,
+            again=f"limbeck index MODEL CORPUS --out {self.where}",
+        )
 
     @classmethod
     def create(
@@ -309,6 +320,51 @@ class Index:
         """
         if isinstance(queries, str):
             raise ConfigError("queries are a list of texts; for one there is `search`")
+        self.check_search(queries, k=k, each=each, where=where, by=by)
+        vectors = self._query_vectors(list(queries)) if by != "words" else None
+        return self.search_encoded(queries, vectors, k=k, each=each, where=where, by=by, exact=exact)
+
+    def search_encoded(
+        self,
+        queries: Sequence[str],
+        vectors: np.ndarray | None,
+        *,
+        k: int = 10,
+        each: int = 1,
+        where: Where | None = None,
+        by: By = "vectors",
+        exact: bool = False,
+    ) -> list[list[Passage]]:
+        """As `search_all`, with vectors that were made elsewhere; the index needs no model of its own.
+
+        Args:
+            queries: Q texts, for their words.
+            vectors: of these, float32 [Q, D], each of length 1, encoded as `query_role` for `spec.encoding_task` by a
+                model that `check_model` lets pass, and cut to D = `spec.dim`; None by words.
+            k: as in `search_all`, like the others.
+            each: passages of one document.
+            where: conditions.
+            by: what is compared.
+            exact: whether with every vector.
+
+        Raises as `search_all`; ConfigError too for vectors of another shape. DataError: one that is not finite.
+        """
+        self.check_search(queries, k=k, each=each, where=where, by=by)
+        if by != "words":
+            self._check_vectors(vectors, len(queries))
+        selection = self._selection(where)
+        found = []
+        for number, query in enumerate(queries):
+            vector = vectors[number] if vectors is not None and by != "words" else None
+            words = self._words.query(query) if self._words is not None and by != "vectors" else None
+            ask = Ask(vector, words, k, selection, exact)
+            found.append(self._passages(ask, k, each) if vector is not None or words is not None else [])
+        return found
+
+    def check_search(
+        self, queries: Sequence[str], *, k: int = 10, each: int = 1, where: Where | None = None, by: By = "vectors"
+    ) -> None:
+        """Raise what `search_all` raises of its arguments, without encoding or asking the engine."""
         if k < 1:
             raise ConfigError(f"k must be at least 1, got {k}")
         if each < 1:
@@ -320,14 +376,11 @@ class Index:
         for number, query in enumerate(queries):
             if not query.strip():
                 raise DataError(f"query {number} is empty: say what to look for")
-        selection = self._selection(where)
-        vectors = self._query_vectors(list(queries)) if by != "words" else [None] * len(queries)
-        found = []
-        for query, vector in zip(queries, vectors, strict=True):
-            words = self._words.query(query) if self._words is not None and by != "vectors" else None
-            ask = Ask(vector, words, k, selection, exact)
-            found.append(self._passages(ask, k, each) if vector is not None or words is not None else [])
-        return found
+            try:
+                query.encode()
+            except UnicodeEncodeError:
+                raise DataError(f"query {number} is not valid Unicode") from None
+        self._selection(where)
 
     def get(self, ids: Sequence[str]) -> list[Document | None]:
         """Documents as they were added, None for those that are not there. White space between chunks is kept."""
@@ -431,17 +484,18 @@ class Index:
         return select(where, self.spec.fields)
 
     def _query_vectors(self, queries: list[str]) -> np.ndarray:
-        task = self.spec.encoding_task
-        names = [task] if isinstance(task, str) else list(task or ())
-        role = "query" if not names or any((name, "query") in PREFIXES for name in names) else "document"
         try:
             encode: Any = self.model.encode
-            vectors = encode(queries, role=role, task=task, dim=self.spec.dim)
+            return encode(queries, role=self.query_role, task=self.spec.encoding_task, dim=self.spec.dim)
         except TextError as error:
             raise DataError(f"query {error.index} {error.reason}") from None
+
+    def _check_vectors(self, vectors: np.ndarray | None, count: int) -> None:
+        expected, shape = (count, self.spec.dim), None if vectors is None else vectors.shape
+        if vectors is None or (shape != expected and count):
+            raise ConfigError(f"{count} queries need vectors {expected}, got {shape}")
         if not np.isfinite(vectors).all():
             raise DataError("the model gave a query vector that is not finite: look at the query and at the model")
-        return vectors
 
     def _passages(self, ask: Ask, k: int, each: int) -> list[Passage]:
         """More chunks are asked for until k of them are left, up to `each` a document, or there are no more."""

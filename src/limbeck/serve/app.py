@@ -12,7 +12,15 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from limbeck import __version__
-from limbeck.serve import routes_apps, routes_cohere, routes_openai, routes_status, routes_tei
+from limbeck.serve import (
+    routes_apps,
+    routes_cohere,
+    routes_openai,
+    routes_page,
+    routes_search,
+    routes_status,
+    routes_tei,
+)
 from limbeck.serve.asking import Parts
 from limbeck.serve.catalogue import Catalogue
 from limbeck.serve.embedding import Embedder
@@ -20,10 +28,12 @@ from limbeck.serve.errors import Refusal, of_validation
 from limbeck.serve.gate import Gate, answer_of
 from limbeck.serve.keys import Keys
 from limbeck.serve.metrics import Metrics
+from limbeck.serve.searching import Searcher
 from limbeck.serve.settings import Settings
 
 if TYPE_CHECKING:
     from limbeck.classify.saved import Classifier
+    from limbeck.search.index import Index
 
 
 def make_app(
@@ -31,6 +41,7 @@ def make_app(
     settings: Settings | None = None,
     *,
     classifiers: Mapping[str, Classifier] = {},
+    indexes: Mapping[str, Index] = {},
     keys: str | None = None,
 ) -> FastAPI:
     """An application that serves a model.
@@ -39,14 +50,17 @@ def make_app(
         encoder: of `limbeck.load`; nobody else may use it from now on.
         settings: how.
         classifiers: by the name that requests call them.
+        indexes: likewise; they are closed when the application ends, and nobody else may use them from now on.
         keys: API keys, with commas or spaces between them, besides those of `settings.keys_file`.
 
-    Raises ConfigError: a default task that the model does not have, a file without keys. ModelError: a classifier of
-    another model.
+    Raises ConfigError: a default task that the model does not have, a file without keys. ModelError: a classifier
+    or an index of another model.
     """
     settings = settings or Settings()
     for classifier in classifiers.values():
         classifier.check_model(encoder)
+    for index in indexes.values():
+        index.check_model(encoder)
     catalogue = Catalogue(
         settings.name or encoder.spec.name,
         encoder.tasks,
@@ -56,6 +70,7 @@ def make_app(
     )
     metrics = Metrics()
     embedder = Embedder(encoder, settings, metrics)
+    searchers = {name: Searcher(name, index) for name, index in indexes.items()}
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -64,6 +79,8 @@ def make_app(
             yield
         finally:
             await embedder.close()
+            for searcher in searchers.values():
+                await searcher.close()
 
     app = FastAPI(
         title=f"limbeck: {catalogue.name}",
@@ -72,9 +89,11 @@ def make_app(
         lifespan=lifespan,
         redoc_url=None,
     )
-    app.state.parts = Parts(embedder, catalogue, settings, metrics, dict(classifiers))
-    for routes in (routes_openai, routes_cohere, routes_tei, routes_apps, routes_status):
+    app.state.parts = Parts(embedder, catalogue, settings, metrics, dict(classifiers), searchers)
+    for routes in (routes_openai, routes_cohere, routes_tei, routes_apps, routes_search, routes_status):
         app.include_router(routes.router)
+    if settings.page:
+        app.include_router(routes_page.router_of(catalogue.name))
     app.add_exception_handler(Refusal, _refused)
     app.add_exception_handler(RequestValidationError, _not_valid)
     app.add_exception_handler(HTTPException, _other)

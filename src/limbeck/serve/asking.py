@@ -21,6 +21,7 @@ from limbeck.serve.settings import Settings
 
 if TYPE_CHECKING:
     from limbeck.classify.saved import Classifier
+    from limbeck.serve.searching import Searcher
 
 Result = TypeVar("Result")
 
@@ -34,6 +35,7 @@ class Parts:
     settings: Settings
     metrics: Metrics
     classifiers: Mapping[str, Classifier] = field(default_factory=dict)
+    searchers: Mapping[str, Searcher] = field(default_factory=dict)
 
 
 def parts_of(request: Request) -> Parts:

@@ -88,6 +88,16 @@ class Catalogue:
             return self._named(asked)
         return self._blend(asked)
 
+    def settled(self, task: str | Mapping[str, float] | None, role: str) -> Choice:
+        """What texts are encoded for whose task was chosen elsewhere, such as the queries of an index."""
+        words = task_words(task)
+        if words is None:
+            return Choice(None, role, role)
+        side = "query" if role == "query" else "passage"
+        if isinstance(task, str):
+            return Choice(task, role, f"retrieval.{side}" if task == "retrieval" else task)
+        return Choice(task, role, words.replace("retrieval=", "retrieval.query=") if role == "query" else words)
+
     def of_model(self, model: str | None) -> Choice | None:
         """The task that a model's name chooses, if any. Raises Refusal: not a model that is served."""
         if model is None or model in self._names:

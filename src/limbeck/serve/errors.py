@@ -11,7 +11,7 @@ TOO_LONG = "INPUT_TOKEN_LIMIT_EXCEEDED"  # as Jina calls it
 
 _TYPES = {401: "authentication_error", 404: "invalid_request_error", 429: "rate_limit_error"}
 _TEI_TYPES = {400: "Empty", 424: "Backend", 429: "Overloaded", 500: "Backend", 503: "Unhealthy", 504: "Overloaded"}
-_TEXTS = ("input", "inputs", "texts", "queries")  # several forms, each with a message of its own
+_TEXTS = ("input", "inputs", "texts", "queries", "query")  # several forms, each with a message of its own
 
 
 class Refusal(LimbeckError):

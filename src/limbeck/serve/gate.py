@@ -21,7 +21,7 @@ from limbeck.serve.keys import Allowance, Keys
 from limbeck.serve.metrics import Metrics
 from limbeck.serve.settings import Settings
 
-OPEN = frozenset({"/health", "/ready", "/docs", "/openapi.json"})
+OPEN = frozenset({"/", "/health", "/ready", "/docs", "/openapi.json"})
 """Paths that need no key: they tell nothing about anyone's texts."""
 
 log = logging.getLogger("limbeck.serve")

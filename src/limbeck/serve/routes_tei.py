@@ -46,6 +46,7 @@ class Info(BaseModel):
     default_task: str | None
     dimensions: list[int] = Field(description="Widths that vectors were trained to be cut to.")
     classifiers: list[str]
+    indexes: list[str]
 
 
 @router.post("/embed", responses={200: {"model": list[list[float]]}})
@@ -85,4 +86,5 @@ async def info(request: Request) -> Info:
         default_task=default.label if default else None,
         dimensions=encoder.dims,
         classifiers=sorted(parts.classifiers),
+        indexes=sorted(parts.searchers),
     )

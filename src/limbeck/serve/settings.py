@@ -51,6 +51,8 @@ class Settings(BaseModel):
     """Likewise."""
     origins: tuple[str, ...] = ()
     """Web pages that may call the server from a browser (CORS); none unless named."""
+    page: bool = True
+    """Whether `/` is a page to try the model with."""
     debug: bool = False
     """Log tracebacks, which may hold texts."""
 
