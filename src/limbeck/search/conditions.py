@@ -186,9 +186,9 @@ def _fitting(value: Value, kind: Kind, field: str) -> Value:
                 read = int(value)
             else:
                 read = float(value) if math.isfinite(float(value)) else None
-                if kind == "integer" and read is not None:  # year < 2020.5 has a meaning, year = 2020.5 none
+                if kind == "integer" and read is not None:  # 2020.0 is a year, 2020.5 is none
                     read = int(read) if float(read).is_integer() else None
-        if kind == "integer" and read is not None and not -(2**63) <= read < 2**63:
+        if isinstance(read, int) and not -(2**63) <= read < 2**63:
             read = None
     except (ValueError, KeyError, OverflowError, TypeError):
         read = None
