@@ -123,6 +123,63 @@ def test_a_missing_pyarrow_names_the_extra_that_brings_it(
     assert sorted(path.name for path in Path().iterdir()) == ["in.parquet", "in.txt"]
 
 
+def test_file_by_file_a_poison_row_is_named_and_the_exit_code_is_1(model: CountingEncoder, run: Run) -> None:
+    Path("in").mkdir()
+    for name in "abc":
+        Path(f"in/{name}.txt").write_text(f"{name}\n")
+    Path("in/b.txt").write_bytes(b"b\n\xff\n")
+    code, out, err = run("in", "--out", "v/", "--workers", 1, "--json")
+    stats = json.loads(out)
+    assert code == 1
+    assert (stats["files"], stats["texts"], [failure["file"] for failure in stats["failures"]]) == (2, 2, ["in/b.txt"])
+    assert "1 of 3 files have no vectors" in err and "in/b.txt:2: not UTF-8" in err
+    Path("in/b.txt").write_text("b\n")
+    code, _, err = run("in", "--out", "v/", "--engine", "local", "--format", "parquet")
+    assert code == 0 and err.endswith("v/ (3 files; 2 of them were there before)\n")
+
+
+def test_a_url_is_made_file_by_file(model: CountingEncoder, run: Run, tmp_path: Path) -> None:
+    Path("in.txt").write_text("a\nb\n")
+    assert run("in.txt", "--out", f"file://{tmp_path}/v/", "--format", "npy")[0] == 0
+    assert np.array_equal(np.load("v/in.npy"), model.encode(["a", "b"]))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--workers", 2, "--out", "v.parquet"],
+        ["--workers", 2],
+        ["--workers", 0, "--out", "v/"],
+        ["--engine", "spark", "--out", "v/"],
+        ["--engine", "ray", "--out", "v/", "--shard-rows", 5],
+        ["--out", "s3://bucket/v.parquet"],
+    ],
+)
+def test_wrong_usage_of_workers_is_exit_code_2(arguments: list[object], model: CountingEncoder, run: Run) -> None:
+    Path("in.txt").write_text("a\n")
+    assert run("in.txt", *arguments)[0] == 2
+    assert model.calls == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["in.txt", "--worker-gpus", 1], "cores and GPUs of a worker are for a Ray cluster"),
+        (["--workers", 1], "there is nothing to read: name files or folders"),
+        (["-", "--workers", 1], "standard input cannot be a shard"),
+        (["in.txt", "--engine", "ray"], "this needs ray, which is not installed: pip install 'limbeck[scale]'"),
+    ],
+)
+def test_what_workers_cannot_do_is_said(
+    arguments: list[object], message: str, model: CountingEncoder, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "limbeck.scale.on_ray", raising=False)
+    Path("in.txt").write_text("a\n")
+    code, _, err = run(*arguments, "--out", "v/")
+    assert code == 1 and message in err
+
+
 def test_a_pipe_in_and_a_pipe_out(model: CountingEncoder, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'{"t": "a", "n": "x"}\n{"t": "b", "n": "y"}\n')))
     _, out, _ = run("--field", "t", "--id", "n")

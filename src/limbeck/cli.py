@@ -21,9 +21,14 @@ from limbeck.cli_index import DELETE_EPILOG, INDEX_EPILOG, SEARCH_EPILOG, delete
 from limbeck.cli_parts import (
     Backend,
     Compute,
+    EngineOption,
     JsonOption,
     SetOption,
+    WorkerCpusOption,
+    WorkerGpusOption,
+    WorkersOption,
     console,
+    crew_of,
     print_json,
     typed,
 )
@@ -50,6 +55,7 @@ _EXTRAS = {  # a module that is missing → the extra that brings it
     "datasets": "train",
     "fastapi": "serve",
     "filelock": "train",
+    "fsspec": "scale",
     "jinja2": "eval",
     "model2vec": "eval",
     "mteb": "eval",
@@ -66,6 +72,7 @@ _EXTRAS = {  # a module that is missing → the extra that brings it
     "pytrec_eval": "eval",
     "qdrant_client": "search",
     "qdrant_edge": "search",
+    "ray": "scale",
     "sentence_transformers": "train",
     "scipy": "classify",
     "sklearn": "classify",
@@ -126,6 +133,32 @@ def run(
 
     loaded = load_recipe(recipe, changes or ())
     pipeline.run(loaded, stop_after=stop_after, force=force, console=console(sys.stderr), command=typed(context))
+
+
+@app.command(epilog="Example: limbeck teach jina-v5-nano --workers 8")
+def teach(
+    context: typer.Context,
+    recipe: RecipeArgument,
+    changes: SetOption = None,
+    workers: WorkersOption = None,
+    engine: EngineOption = None,
+    worker_cpus: WorkerCpusOption = 1.0,
+    worker_gpus: WorkerGpusOption = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Read the texts again; vectors that the store has are kept.")
+    ] = False,
+) -> None:
+    """Read a recipe's texts and let its teacher embed them, by many workers. `limbeck run` goes on from there.
+
+    Workers write to the folder of the store (teacher.store), which all of them must reach. What is killed goes on.
+    """
+    from limbeck.config import load_recipe
+    from limbeck.training import pipeline
+
+    crew = crew_of(engine, workers, worker_cpus, worker_gpus)
+    loaded = load_recipe(recipe, changes or ())
+    to = console(sys.stderr)
+    pipeline.run(loaded, stop_after="teach", force=force, console=to, command=typed(context), crew=crew)
 
 
 @app.command(epilog="Example: limbeck plan jina-v5-nano --set distill.steps=10000")

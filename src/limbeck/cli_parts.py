@@ -15,12 +15,21 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from limbeck.scale.crew import Crew
+
 
 class Backend(StrEnum):
     """What computes a forward pass."""
 
     torch = "torch"
     openvino = "openvino"
+
+
+class Engine(StrEnum):
+    """Where workers run."""
+
+    local = "local"
+    ray = "ray"
 
 
 class Compute(StrEnum):
@@ -49,7 +58,29 @@ FieldOption = Annotated[
 ]
 BackendOption = Annotated[Backend, typer.Option(help="What computes: openvino is an extra, for CPUs.")]
 DimOption = Annotated[int | None, typer.Option(help="Keep the first so many numbers of each vector.", min=1)]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(
+        help="So many workers, each with a model of its own; on a Ray cluster as many as fit, if not said.", min=1
+    ),
+]
+EngineOption = Annotated[
+    Engine | None, typer.Option(help="Where workers run: local, processes of this machine; ray, a Ray cluster.")
+]
+WorkerCpusOption = Annotated[
+    float, typer.Option(help="Cores of a worker on a cluster; torch takes so many threads.", min=0.01)
+]
+WorkerGpusOption = Annotated[
+    float | None, typer.Option(help="GPUs of a worker on a cluster; 1 where it has any, if not said.", min=0)
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+
+
+def crew_of(engine: Engine | None, workers: int | None, cpus: float, gpus: float | None) -> Crew:
+    """The workers that these options ask for. Raises ConfigError."""
+    from limbeck.scale.crew import Crew
+
+    return Crew("ray" if engine is Engine.ray else "local", workers, cpus, gpus)
 
 
 def typed(context: typer.Context) -> str:

@@ -27,12 +27,12 @@ def replaced_folder(out: Path) -> Iterator[Path]:
     out = out.resolve()  # a link stays, and what it points to is replaced
     prefix = f".{out.name}."
     for left in out.parent.glob(f"{glob.escape(prefix)}*.tmp"):
-        with _locked(left) as free:
+        with held(left) as free:
             if free:
                 shutil.rmtree(left, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=prefix, suffix=".tmp"))
     try:
-        with _locked(folder):
+        with held(folder):
             yield folder
             folder.chmod(0o755)
             sync_folder(folder)
@@ -50,8 +50,8 @@ def replaced_folder(out: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[bool]:
-    """Lock a folder as long as this process lives; yields whether it was free."""
+def held(folder: Path) -> Iterator[bool]:
+    """Lock a folder as long as this process lives; yields whether nobody else had."""
     try:
         handle = os.open(folder, os.O_RDONLY)
     except OSError:  # gone in the meantime

@@ -45,6 +45,7 @@ class Inputs:
     field: str | None  # of JSON lines, or column of Parquet, that holds the text
     id: str | None  # likewise the id, if it is wanted
     id_is: str = "id"  # what messages call it
+    of_many: bool = False  # beside others that are read apart: places name the file
 
 
 def find_inputs(
@@ -67,20 +68,25 @@ def find_inputs(
         raise ConfigError("there is nothing to read: name a file or a folder, or - for standard input")
     if "-" in sources and len(sources) > 1:
         raise ConfigError("standard input (-) is read alone: encode files apart from it")
-    files = tuple(file for source in sources for file in _files(source))
+    files = tuple(file for source in sources for file in files_of(source))
     kinds: dict[Kind, str] = {_kind(file, field): file for file in files}
     if len(kinds) > 1:
         mixed = " and ".join(f"{file} ({_HOLDS[kind]})" for kind, file in kinds.items())
         raise ConfigError(f"inputs are of one kind, got {mixed}: encode them apart")
     [kind] = kinds
-    if field is None and kind == "json":
-        raise ConfigError(f"{files[0]} holds JSON: name the field of the text, e.g. --field text")
-    if id is not None and kind == "lines":
-        raise ConfigError(f"plain lines have no field {id!r}: name that of the text too (--field) if they are JSON")
+    _check_fields(files[0], kind, field, id)
     if kind == "parquet":
         for file in files:
             _check_columns(file, field, id)
     return Inputs(files, kind, field, id, id_is)
+
+
+def check_name(file: str, *, field: str | None, id: str | None) -> None:
+    """Raise ConfigError, as `find_inputs`, for what the name of a file tells: nothing is opened."""
+    kind = _kind(file, field)
+    if field is None and kind == "parquet":
+        raise ConfigError(f"{file} is Parquet: name the column of the text, e.g. --field text")
+    _check_fields(file, kind, field, id)
 
 
 def read_rows(inputs: Inputs) -> Iterator[Row]:
@@ -94,7 +100,7 @@ def read_rows(inputs: Inputs) -> Iterator[Row]:
     row = None
     for file in inputs.files:
         unit, before = ("row", f"{file}, row ") if inputs.kind == "parquet" else ("line", f"{_name(file)}:")
-        short = f"{unit} " if len(inputs.files) == 1 else before
+        short = f"{unit} " if len(inputs.files) == 1 and not inputs.of_many else before
         for number, row in enumerate(rows_of(file, inputs), start=1):
             if inputs.field is None:
                 yield Row(row, None, f"{short}{number}")
@@ -144,7 +150,8 @@ def identities(inputs: Inputs) -> list[dict[str, str | int]]:
     return [{"name": path.name, "bytes": path.stat().st_size, "sha256": sha256_file(path)} for path in paths]
 
 
-def _files(source: str) -> list[str]:
+def files_of(source: str) -> list[str]:
+    """The file that a source is, or those of a folder with a known ending, by name. Raises DataError: there is none."""
     if source == "-":
         return [source]
     path = Path(source)
@@ -152,15 +159,28 @@ def _files(source: str) -> list[str]:
         raise DataError(f"no such file: {source}")
     if not path.is_dir():
         return [source]
-    known = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith(".") and _is_known(p.name))
+    known = sorted(p for p in path.iterdir() if p.is_file() and is_known(p.name))
     if not known:
-        raise DataError(f"{source} holds no {', '.join(_ENDINGS)} (packed or not) or .parquet file: name the files")
+        raise none_known(source)
     return [str(p) for p in known]
 
 
-def _is_known(name: str) -> bool:
+def is_known(name: str) -> bool:
+    """Whether a file of this name is read where its folder is named."""
     name = name.lower()
-    return name.endswith(".parquet") or name.removesuffix(".gz").endswith(_ENDINGS)
+    return not name.startswith(".") and (name.endswith(".parquet") or name.removesuffix(".gz").endswith(_ENDINGS))
+
+
+def none_known(source: str) -> DataError:
+    """What is said of a folder without any such file."""
+    return DataError(f"{source} holds no {', '.join(_ENDINGS)} (packed or not) or .parquet file: name the files")
+
+
+def _check_fields(file: str, kind: Kind, field: str | None, id: str | None) -> None:
+    if field is None and kind == "json":
+        raise ConfigError(f"{file} holds JSON: name the field of the text, e.g. --field text")
+    if id is not None and kind == "lines":
+        raise ConfigError(f"plain lines have no field {id!r}: name that of the text too (--field) if they are JSON")
 
 
 def _kind(file: str, field: str | None) -> Kind:

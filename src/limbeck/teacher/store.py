@@ -46,6 +46,8 @@ VERSION = 1
 
 _HEADER, _VECTORS, _KEYS, _COMMITS = "store.json", "vectors.f16", "keys.bin", "commits.bin"
 _FP16 = np.dtype("<f2")
+CHUNK = 16_384  # texts
+CHUNK_CHARS = 4_000_000
 _LOCK_SECONDS = 600  # an append holds the lock for a second; ten minutes of waiting means that somebody hangs
 
 
@@ -147,8 +149,8 @@ class TeacherStore:
         instruction: str,
         encode: Encode,
         *,
-        chunk: int = 16_384,
-        chunk_chars: int = 4_000_000,
+        chunk: int = CHUNK,
+        chunk_chars: int = CHUNK_CHARS,
         progress: Progress | None = None,
     ) -> np.ndarray:
         """Make sure that every text has a vector; encode only those that have none, each once.
@@ -184,8 +186,40 @@ class TeacherStore:
             report(len(part) - len(todo))
             if len(todo):
                 vectors = encode([texts[int(i)] for i in todo], instruction=instruction, progress=progress)
-                self._append(keys[todo], self._as_fp16(vectors, len(todo)))
+                self._append(keys[todo], as_fp16(vectors, len(todo), dim=self.dim, teacher=self.fingerprint))
         return self._index.find(keys)
+
+    def unknown(
+        self,
+        texts: Sequence[str],
+        instruction: str,
+        planned: KeyIndex,
+        *,
+        chunk: int = CHUNK,
+        chunk_chars: int = CHUNK_CHARS,
+    ) -> Iterator[list[str]]:
+        """The chunks that `teach` would encode, for who encodes them elsewhere and gives them to `add`, in this order.
+
+        Args:
+            texts: [N], repeats allowed.
+            instruction: part of each text's key.
+            planned: texts that were yielded before are not yielded again; those yielded now are added.
+            chunk: as of `teach`.
+            chunk_chars: as of `teach`.
+        """
+        keys = text_keys(texts, instruction)
+        self.refresh()
+        new = np.flatnonzero((self._index.find(keys) < 0) & (planned.find(keys) < 0))
+        new = new[first_of_each(keys[new])]
+        if len(new):
+            planned.add(keys[new], 0)
+        for part in portions(new, texts, chunk, chunk_chars):
+            yield [texts[int(i)] for i in part]
+
+    def add(self, texts: Sequence[str], instruction: str, vectors: np.ndarray) -> None:
+        """Make vectors [N, D] durable, but for texts that have one. Texts: no repeats. Raises as `teach`."""
+        half = as_fp16(vectors, len(texts), dim=self.dim, teacher=self.fingerprint)
+        self._append(text_keys(texts, instruction), half)
 
     def refresh(self) -> None:
         """Take in what other processes appended. Costs one look at a file size when there is nothing new.
@@ -274,22 +308,6 @@ class TeacherStore:
                 raise StoreError(_rotten(path, commit))
         return keys_from_bytes(data)
 
-    def _as_fp16(self, vectors: np.ndarray, expected: int) -> np.ndarray:
-        if vectors.ndim != 2 or len(vectors) != expected:
-            raise TeacherError(
-                f"teacher {self.fingerprint}: expected {expected} vectors, got an array of {vectors.shape}"
-            )
-        if vectors.shape[1] != self.dim:
-            raise TeacherError(wrong_dim(self.fingerprint, expected=self.dim, got=vectors.shape[1]))
-        with np.errstate(over="ignore"):  # an overflow is infinite, and refused below
-            half = np.ascontiguousarray(vectors, dtype=_FP16)
-        if not np.isfinite(half).all():
-            raise TeacherError(
-                f"teacher {self.fingerprint}: vectors hold NaN, infinity or values over 65,504, which fp16 cannot "
-                "hold: they must be of unit length"
-            )
-        return half
-
     def _append(self, keys: np.ndarray, vectors: np.ndarray) -> None:
         """Make rows durable. keys: uint64 [N, 2], no repeats. vectors: fp16 [N, D]."""
         with _locked(self.path):
@@ -312,6 +330,22 @@ class TeacherStore:
         for path, offset, data in pieces:
             with _os_errors(path, kept=first):
                 _replace_tail(path, offset, data)
+
+
+def as_fp16(vectors: np.ndarray, expected: int, *, dim: int, teacher: str) -> np.ndarray:
+    """A teacher's answer as it is stored, float16 [N, D]. Raises TeacherError: another shape, or not to be held so."""
+    if vectors.ndim != 2 or len(vectors) != expected:
+        raise TeacherError(f"teacher {teacher}: expected {expected} vectors, got an array of {vectors.shape}")
+    if vectors.shape[1] != dim:
+        raise TeacherError(wrong_dim(teacher, expected=dim, got=vectors.shape[1]))
+    with np.errstate(over="ignore"):  # an overflow is infinite, and refused below
+        half = np.ascontiguousarray(vectors, dtype=_FP16)
+    if not np.isfinite(half).all():
+        raise TeacherError(
+            f"teacher {teacher}: vectors hold NaN, infinity or values over 65,504, which fp16 cannot hold: they must "
+            "be of unit length"
+        )
+    return half
 
 
 def _create(path: Path, *, fingerprint: str, dim: int) -> None:

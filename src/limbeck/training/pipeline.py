@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -56,6 +56,9 @@ from limbeck.training.task_batches import TaskSource
 from limbeck.training.task_sources import parts_of, task_source, text_ids
 from limbeck.training.tracking import check_trackers
 
+if TYPE_CHECKING:
+    from limbeck.scale.crew import Crew
+
 # settings that no weight depends on
 _SILENT = {"checkpoint_every", "keep_checkpoints", "log_every", "also_without_spread"}
 _DEV = {"queries", "classification", "clustering", "shots"}  # settings that the score of a checkpoint depends on
@@ -70,6 +73,7 @@ def run(
     force: bool = False,
     console: Console | None = None,
     command: str = "",
+    crew: Crew | None = None,
 ) -> Path:
     """Do what is not done yet. Returns the run's folder.
 
@@ -81,6 +85,7 @@ def run(
         force: do every stage again; the teacher's vectors are kept, they belong to the store.
         console: where progress goes; None = nowhere.
         command: that the report names; "" = `limbeck run` with the resolved recipe.
+        crew: workers that teach; None = this process does.
 
     Raises LimbeckError.
     """
@@ -92,7 +97,7 @@ def run(
     with ranks.together():
         torch.set_num_threads(recipe.threads or ranks.threads)
         shown = console if console and ranks.main else Console(quiet=True)
-        this = Pipeline(recipe, shown, command, ranks)
+        this = Pipeline(recipe, shown, command, ranks, crew)
         ranks.from_main(this.begin)
         for name in stages:
             this.do(name, force=force)
@@ -104,8 +109,16 @@ def run(
 class Pipeline:
     """The stages of one run. What several need (teacher, store, prepared data) is loaded once, when first needed."""
 
-    def __init__(self, recipe: Recipe, console: Console, command: str = "", ranks: Ranks | None = None) -> None:
-        """Args: the run; where it says what it does; the command that its report names, see `run`; its processes."""
+    def __init__(
+        self,
+        recipe: Recipe,
+        console: Console,
+        command: str = "",
+        ranks: Ranks | None = None,
+        crew: Crew | None = None,
+    ) -> None:
+        """Args: the run; where it says what it does; the command that its report names; its processes; who teaches."""
+        self.crew = crew
         self.recipe, self.out, self.console = recipe, recipe.out_dir, console
         self.command = command or f"limbeck run {self.out / 'recipe.yaml'}"
         self.ranks = ranks or Ranks.alone()
@@ -335,14 +348,25 @@ class Pipeline:
         parts = list(self._to_teach())
         total = sum(len(texts) for _, texts, _ in parts)
         before = sum(len(taught.store) for taught in self.teachers)
+        apart = self._taught_apart(parts)
         with self._bar("teach", total) as advance:
             for taught, texts, instruction in parts:
                 taught.rows(texts, instruction, advance)
         new = sum(len(taught.store) for taught in self.teachers) - before
         facts: dict[str, Any] = {"texts": total, "new": new, "dim": self.recipe.teacher.dim}
         cut = [taught.model.truncated for taught in self.teachers]
-        truncated = sum(c for c in cut if c is not None) if cut != [None] else None
-        return facts | {"truncated": truncated, "chunked": sum(taught.model.chunked for taught in self.teachers)}
+        truncated = sum(c for c in cut if c is not None) + apart[0] if cut != [None] else None
+        chunked = sum(taught.model.chunked for taught in self.teachers) + apart[1]
+        return facts | {"truncated": truncated, "chunked": chunked}
+
+    def _taught_apart(self, parts: list[tuple[Taught, list[str], str]]) -> tuple[int, int]:
+        """Let the workers teach what is unknown, if there are any. Returns how many texts were cut, and in pieces."""
+        if self.crew is None or self.crew.is_alone:
+            return 0, 0
+        from limbeck.scale.teach_corpus import teach_corpus
+
+        done = teach_corpus(parts, self.crew, bar=partial(self._bar, "teach, by workers"))
+        return done.truncated, done.chunked
 
     def _distill(self) -> dict[str, Any]:
         recipe, key = self.recipe, self._key("distill")
