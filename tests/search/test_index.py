@@ -462,6 +462,15 @@ def test_a_collection_of_others_is_refused(client: QdrantClient, model: WordMode
         Index.open(SERVER.replace("notes", "other"), model)
 
 
+def test_fields_that_two_processes_add_are_both_known(client: QdrantClient, model: WordModel) -> None:
+    with Index.create(SERVER, model) as one, Index.open(SERVER, model) as other:
+        one.add([Document("1", "a b", fields={"lang": "en"})])
+        other.add([Document("2", "a c", fields={"year": 2020})])
+        with Index.open(SERVER, model) as again:
+            assert again.spec.fields == {"lang": "text", "year": "integer"}
+            assert found(again, "a", where={"lang": "en"}) == ["1"] and found(again, "a", where={"year": 2020}) == ["2"]
+
+
 def test_shards_and_replicas_are_those_of_a_server(tmp_path: Path, model: WordModel) -> None:
     with pytest.raises(ConfigError, match="shards and replicas are those of a server"):
         Index.create(tmp_path / "i", model, shards=2)

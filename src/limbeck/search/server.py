@@ -146,8 +146,10 @@ class ServerEngine:
         return self._spec
 
     def write_spec(self, spec: IndexSpec) -> None:
-        """Say something else."""
+        """Say something else. Fields that other processes have added in the meantime stay."""
         with _explained(self.address):
+            theirs = (self._client.get_collection(self._name).config.metadata or {}).get(_METADATA, {})
+            spec = spec.with_fields(theirs.get("fields", {}) | spec.fields)
             self._client.update_collection(self._name, metadata={_METADATA: spec.model_dump(mode="json")})
         self._spec = spec
 
