@@ -230,7 +230,7 @@ def encode_shard(job: EncodeJob, encoder: TextEncoder, shard: Shard) -> Done:
         digest = sha256_file(path)
         entry = _read_entry(places.read_bytes(job.entry(shard)))
         whole = entry is not None and places.size_of(job.target(shard)) == entry.get("size")
-        if whole and _same(entry, job, digest):
+        if entry and whole and _same(entry, job, digest):
             kept = {**entry, "input": {**entry["input"], "name": shard.source, "stamp": shard.stamp}}
             places.put_json(kept, job.entry(shard), folder)  # the next run need not read the input to know
             return Done(shard.source, texts=entry["texts"], kept=True)

@@ -8,9 +8,9 @@ from collections.abc import Generator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-import ray
-import ray.data
-from ray.data.context import DataContext
+import ray  # pyright: ignore[reportMissingImports]  # an extra that `all` leaves out
+import ray.data  # pyright: ignore[reportMissingImports]
+from ray.data.context import DataContext  # pyright: ignore[reportMissingImports]
 
 from limbeck import __version__
 from limbeck.errors import DataError, ModelError

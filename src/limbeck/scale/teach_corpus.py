@@ -69,8 +69,13 @@ def teach_shard(job: TeachJob, model: TeacherModel, shard: Shard) -> Done:
     with places.scratch(job.parts) as folder:
         np.save(folder / "vectors.npy", half)
         places.put(folder / "vectors.npy", places.joined(job.parts, shard.name))
-    counts = {"truncated": (model.truncated or 0) - truncated, "chunked": model.chunked - chunked}
-    return Done(shard.source, texts=len(texts), bytes=half.nbytes, **counts)
+    return Done(
+        shard.source,
+        texts=len(texts),
+        truncated=(model.truncated or 0) - truncated,
+        chunked=model.chunked - chunked,
+        bytes=half.nbytes,
+    )
 
 
 def teach_corpus(
