@@ -10,6 +10,9 @@ term alone; it runs twice: as it would for this batch, which fits memory, and wi
 does not. The ratio of the last line is of the former, the JSON holds both.
 
 Counted are texts (both sides of a pair), from the end of the warm-up steps to the end of the run.
+
+`--true-size` draws weights and texts at random, for models that are not at hand; train_throughput.py has the commands
+for a GPU.
 """
 
 from __future__ import annotations
@@ -26,12 +29,13 @@ import numpy as np
 import torch
 import transformers
 from _harness import Clock, alternate, conclude, introduce, show
+from _true_size import files_of, overrides, pairs
 from datasets import Dataset
 from peft import LoraConfig, TaskType
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
 from sentence_transformers.sentence_transformer.training_args import BatchSamplers
-from train_throughput import SOURCE
+from train_throughput import SOURCE, now
 
 from limbeck import machine
 from limbeck.config import AdapterSource, Recipe, RetrievalAdapter, load_recipe
@@ -43,7 +47,6 @@ from limbeck.model.bundle import BundleSpec, save_bundle
 from limbeck.model.prefixes import prefix
 from limbeck.model.pretrained import read_model
 from limbeck.model.projection import Projection
-from limbeck.teacher.backends import resolve_model_folder
 from limbeck.training import adapt as stage2
 from limbeck.training.task_batches import TaskBatches, TaskSource
 
@@ -57,37 +60,43 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--pairs", type=int, default=SOURCE.max_rows)
     parser.add_argument("--max-tokens", type=int, default=256, help="both sides cut texts here")
+    parser.add_argument("--true-size", action="store_true", help="draw weights and texts")
     parser.add_argument("--threads", type=int, default=machine.usable_cores())
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     datasets.disable_progress_bars()
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    recipe = load_recipe(args.recipe)
     precision = runtime.precision_of("auto", runtime.device_of())
     introduce(
         "adapter_training",
-        f"texts a second of contrastive LoRA training, {args.batch} pairs a step, {precision}, {args.threads} threads",
+        f"texts a second of contrastive LoRA training, {args.recipe}, {args.batch} pairs a step, {precision}, "
+        f"{args.threads} threads",
         packages=("peft", "datasets"),
     )
     with tempfile.TemporaryDirectory() as folder:
+        drawn = overrides(args.recipe, Path(folder) / "tokenizer") if args.true_size else []
+        recipe = load_recipe(args.recipe, drawn)
         run(recipe, precision, Path(folder), args)
 
 
 def run(recipe: Recipe, precision: str, folder: Path, args: argparse.Namespace) -> None:
-    examples: list[Any] = list(read_source(SOURCE.model_copy(update={"max_rows": args.pairs})))
-    queries, documents = [e.query for e in examples], [e.document for e in examples]
-    built = backbones.build(recipe.student, resolve_model_folder(recipe.teacher), seed=recipe.seed)
+    if args.true_size:
+        queries, documents = pairs(args.pairs, longest=args.max_tokens, spread=True)
+    else:
+        examples: list[Any] = list(read_source(SOURCE.model_copy(update={"max_rows": args.pairs})))
+        queries, documents = [e.query for e in examples], [e.document for e in examples]
+    built = backbones.build(recipe.student, files_of(recipe), seed=recipe.seed)
     spec = BundleSpec(
         name="student", pooling=recipe.student.pooling, dims=recipe.student.dims[-1:], max_tokens=args.max_tokens
     )
     save_bundle(folder / "student", backbone=built.model, tokenizer=built.tokenizer, spec=spec, projection=None)
     parts = [(queries, prefix("query")), (documents, prefix("document"))]
     tokens = TokenTable.write(folder / "tokens", parts, built.tokenizer, max_tokens=args.max_tokens)
-    each = np.arange(len(examples), dtype=np.int64)
-    ids = np.arange(2 * len(examples), dtype=np.int64)
-    source = TaskSource("python-docs", 1.0, args.batch, tokens, ids, each, each + len(examples))
-    print(f"texts     {len(examples):,} pairs, {tokens.lengths.mean():.1f} tokens a text", flush=True)
+    each = np.arange(len(queries), dtype=np.int64)
+    ids = np.arange(2 * len(queries), dtype=np.int64)
+    source = TaskSource("python-docs", 1.0, args.batch, tokens, ids, each, each + len(queries))
+    print(f"texts     {len(queries):,} pairs, {tokens.lengths.mean():.1f} tokens a text", flush=True)
 
     def ours(tokens_in_memory: int | None) -> Callable[[], float]:
         return limbeck_side(recipe, built, source, precision, folder, args, tokens_in_memory)
@@ -154,6 +163,7 @@ def limbeck_side(
 
         class Timed(TaskBatches):
             def next(self) -> Any:
+                now()  # waits for the device
                 clock.tick()
                 return super().next()
 
@@ -194,6 +204,7 @@ def peer_side(
             self.clock.tick()
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
+            now()
             self.clock.tick()
 
     def side() -> float:

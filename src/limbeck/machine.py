@@ -9,6 +9,8 @@ import platform
 import resource
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -18,6 +20,8 @@ from typing import Any, Literal
 from limbeck import __version__
 
 Precision = Literal["fp32", "bf16"]
+
+_MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of glibc's malloc.h
 
 # What can change a score or a speed; the rest of the environment is in the lock file of whoever wants it.
 PACKAGES = ("torch", "transformers", "sentence-transformers", "tokenizers", "accelerate", "numpy")
@@ -103,6 +107,72 @@ def peak_rss_mib() -> float:
     """Most memory that this process has held so far, in MiB (2^20 bytes)."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10  # macOS counts bytes, Linux kibibytes
+
+
+class PeakMemory:
+    """Most memory held while a `with` block ran, beyond what was held when it began.
+
+    On CUDA it is what tensors took on the device. Elsewhere it is the resident memory of the process, which Linux lets
+    begin anew; where that is refused, or there is no Linux, it is the most that the process has ever held.
+    """
+
+    def __init__(self, device: str = "cpu") -> None:
+        """Args: device: as torch names it."""
+        self._cuda = device.startswith("cuda")
+        self.held = 0  # bytes when it began
+        self.bytes = 0  # once the block has ended
+
+    def __enter__(self) -> PeakMemory:
+        """Begin."""
+        return_freed_memory()
+        if self._cuda:
+            import torch
+
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+            self.held = torch.cuda.memory_allocated()
+            return self
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")  # the peak from now on
+        self.held = _resident("VmRSS")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Take the peak."""
+        if self._cuda:
+            import torch
+
+            peak = torch.cuda.max_memory_allocated()
+        else:
+            peak = _resident("VmHWM")
+        self.bytes = max(0, peak - self.held)
+
+
+def _resident(field: str) -> int:
+    """Bytes by a field of /proc/self/status; where there is no such file, the most that the process has held."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return round(peak_rss_mib() * 2**20)
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
+
+
+@contextmanager
+def without_holes() -> Iterator[None]:
+    """Have every freed tensor go back to the system at once, where the C library is glibc.
+
+    By itself glibc keeps freed memory between what is still held, since to ask for it anew costs a fifth of a training
+    step. Without these holes a process holds what its tensors are.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is None:
+        yield
+        return
+    mallopt(_MMAP_THRESHOLD, 64 * 2**10)  # pieces from this size on are mapped one by one
+    try:
+        yield
+    finally:
+        mallopt(_MMAP_THRESHOLD, 32 * 2**20)  # what it comes to by itself where tensors are large
 
 
 def return_freed_memory() -> None:

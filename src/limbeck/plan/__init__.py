@@ -125,7 +125,7 @@ def make_plan(recipe: Recipe, *, probe: bool = True, read_seconds: float = 10.0)
         rates=rates,
         per_million_texts=_per_million(recipe, rates, length),
         reference_gpu_hours=sum(flops) / REFERENCE_FLOPS / 3600 if flops else None,
-        assumptions=_assumptions(recipe, teacher, data, length, probe),
+        assumptions=_assumptions(recipe, teacher, data, length, probe, device.type),
     )
 
 
@@ -168,10 +168,14 @@ def _per_million(recipe: Recipe, rates: dict[str, Rate], length: int) -> dict[st
     }
 
 
-def _assumptions(recipe: Recipe, teacher: Shape | None, data: list[Texts], length: int, probe: bool) -> list[str]:
+def _assumptions(
+    recipe: Recipe, teacher: Shape | None, data: list[Texts], length: int, probe: bool, device: str
+) -> list[str]:
     said = ["a step is timed uncompiled and without the optimizer; loading, cleaning and evaluation are not timed"]
     if not probe:
         said = ["no times: they need the probe"]
+    on_top = "freed memory that the C library keeps, and the process itself" if device == "cpu" else "scratch space"
+    said.append(f"memory is that of tensors: {on_top} comes on top")
     load = load_average()
     if probe and load and load[0] > usable_cores():
         said.append(f"this machine is busy (load {load[0]:.1f} on {usable_cores()} cores): the times are too long")

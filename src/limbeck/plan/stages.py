@@ -81,8 +81,19 @@ def stages(recipe: Recipe, models: Models, data: Sequence[Texts], rates: dict[st
         _teach(recipe, models, data, rates, how),
         _distill(recipe, models, rates, how),
         *([_extend(recipe, models, data, rates)] if recipe.extend else []),
-        Stage("router", "which adapter suits a text, from texts of each source", "router/"),
-        Stage("bundle", "the student as a folder that loads", "model/", disk=4 * (weights + shipped)),
+        Stage(
+            "router",
+            "which adapter suits a text, from texts of each source",
+            "router/",
+            memory={"weights": 4 * models.student.total},
+        ),
+        Stage(
+            "bundle",
+            "the student as a folder that loads",
+            "model/",
+            memory={"weights": 4 * (weights + shipped)},
+            disk=4 * (weights + shipped),
+        ),
         Stage("static", "one vector a token, the floor to beat; on texts that the teacher has read", "static/"),
         Stage(
             "evaluate",
@@ -189,12 +200,19 @@ def _stage_1(
         checkpointing=settings.gradient_checkpointing,
         pooled=student.pooled,
     )
+    memory = {"weights": 4 * weights, "gradients": 4 * trained, "AdamW": 8 * trained, "activations": activations}
+    if settings.tokens_per_step > settings.tokens_per_micro_batch:
+        # From the second forward pass of a step on, each gradient is made beside the one that it is added to. The last
+        # of them is the token table's, when activations are no longer needed and their place is free.
+        matrices = [i * o for _, i, o in student.linear]
+        largest = 4 * (student.token_table if settings.train_token_embeddings else max(matrices))
+        memory |= {"a gradient to add": largest - activations} if largest > activations else {}
     return Stage(
         name,
         f"{settings.steps:,} steps of {settings.tokens_per_step:,} tokens",
         f"{name}/",
         tokens=tokens,
-        memory={"weights": 4 * weights, "gradients": 4 * trained, "AdamW": 8 * trained, "activations": activations},
+        memory=memory,
         disk=4 * weights + _checkpoints(trained, settings.keep_checkpoints),
         flops=3 * student.forward_flops(length) * tokens,
     )

@@ -58,7 +58,12 @@ def _stages(plan: Plan) -> Table:
     table = _table("Stages", "stage", "tokens", "memory", "disk", "arithmetic", "time here")
     for s in plan.stages:
         what = Text.assemble((s.name, "bold"), f" → {s.writes}\n{s.does}")
-        amounts = (short_count(s.tokens), _bytes(sum(s.memory.values()) or None), _bytes(s.disk), _operations(s.flops))
+        amounts = (
+            short_count(s.tokens),
+            bytes_of(sum(s.memory.values()) or None),
+            bytes_of(s.disk),
+            _operations(s.flops),
+        )
         table.add_row(what, *amounts, long_duration(s.seconds))
     return table
 
@@ -67,7 +72,9 @@ def _notes(plan: Plan) -> list[str]:
     notes = [_memory(s) for s in plan.stages if len(s.memory) > 1]
     if plan.passes is not None:
         notes.append(f"stage 1 reads its texts {plan.passes:,.1f} times")
-    per_million = f"a million texts of {plan.length} tokens: {_bytes(plan.per_million_texts['store_bytes'])} of teacher"
+    per_million = (
+        f"a million texts of {plan.length} tokens: {bytes_of(plan.per_million_texts['store_bytes'])} of teacher"
+    )
     per_million += " vectors"
     if plan.per_million_texts["teach_seconds"] is not None:
         per_million += f", taught here in {long_duration(plan.per_million_texts['teach_seconds'])}"
@@ -83,11 +90,12 @@ def _notes(plan: Plan) -> list[str]:
 
 
 def _memory(stage: Stage) -> str:
-    parts = ", ".join(f"{name} {_bytes(amount)}" for name, amount in stage.memory.items())
+    parts = ", ".join(f"{name} {bytes_of(amount)}" for name, amount in stage.memory.items())
     return f"memory of {stage.name}: {parts}"
 
 
-def _bytes(amount: float | None) -> str:
+def bytes_of(amount: float | None) -> str:
+    """An amount of memory or disk: "1.6 GiB", "825 MiB"."""
     if amount is None:
         return NONE
     for unit, size in (("GiB", 2**30), ("MiB", 2**20)):

@@ -78,6 +78,10 @@ def load_teacher(teacher: config.Teacher, *, device: str | None = None) -> Teach
         from limbeck.teacher.endpoint import EndpointTeacher
 
         return EndpointTeacher(teacher)
+    if teacher.type == "random":
+        from limbeck.teacher.random_vectors import RandomTeacher
+
+        return RandomTeacher(teacher)
     folder = resolve_model_folder(teacher)
     # a branch moves; what is fingerprinted now is what is loaded later
     commit = None if Path(folder).is_dir() else _commit(folder, teacher.revision)
@@ -94,6 +98,8 @@ def resolve_model_folder(teacher: config.Teacher) -> str:
     """
     if teacher.type == "openai":
         raise TeacherError(f"teacher {teacher.model} is an endpoint and has no folder: name a tokenizer and a model")
+    if teacher.type == "random":
+        raise TeacherError("random vectors have no folder: name a tokenizer, and draw the student's weights at random")
     if teacher.type == "package":
         return str(package_folder(teacher.model))
     path = Path(teacher.model).expanduser()

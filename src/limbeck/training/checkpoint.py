@@ -178,7 +178,7 @@ def _names(module: nn.Module) -> dict[int, str]:
 def _optimizer_tensors(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     names = _names(module)
     return {
-        f"{names[id(parameter)]}|{part}": value.detach().clone()
+        f"{names[id(parameter)]}|{part}": value.detach()
         for parameter, state in optimizer.state.items()
         for part, value in state.items()
     }

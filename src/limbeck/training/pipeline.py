@@ -445,6 +445,7 @@ class Pipeline:
             "tokens": tokens,
             "tokens_per_pass": sum(s.tokens.tokens for s in sources),
             "truncated": sum(s.tokens.truncated for s in sources),
+            "weights": _weights(model),
         }
 
     def _adapt(self, name: str) -> dict[str, Any]:
@@ -470,7 +471,8 @@ class Pipeline:
             kept.save(temporary, base_model=recipe.name)
             if found.projection is not None:
                 found.projection.save(temporary / PROJECTION)
-        return {"steps": block.steps, "tokens": found.tokens, **scores, "counts": counts}
+        weights = _weights(base.model, projection)
+        return {"steps": block.steps, "tokens": found.tokens, **scores, "counts": counts, "weights": weights}
 
     def _task_sources(
         self, task: Task, block: Adapter, tokenizer: Tokenizer, folder: Path, key: str
@@ -498,8 +500,9 @@ class Pipeline:
         """The adapter to keep, and what was measured to choose it."""
         if found.averaged is None or block.average is None or block.average.keep == "final":
             return found.final, {"kept": "final"}
-        tests = heldout_tasks(self.prepared, self.recipe.evaluate, part="dev")
-        if block.average.keep == "averaged" or task not in tests:
+        dev = block.average.keep == "better"
+        tests = heldout_tasks(self.prepared, self.recipe.evaluate, part="dev") if dev else {}
+        if task not in tests:
             return found.averaged, {"kept": "averaged"}
         scores: dict[str, float] = {}
         for name, adapter in (("final", found.final), ("averaged", found.averaged)):
@@ -564,7 +567,7 @@ class Pipeline:
     @cached_property
     def teacher_folder(self) -> str | None:
         """Where the teacher's files are; an endpoint shows none."""
-        return None if self.recipe.teacher.type == "openai" else teacher_files(self.recipe.teacher)
+        return None if self.recipe.teacher.type in ("openai", "random") else teacher_files(self.recipe.teacher)
 
     def untrained(self) -> backbones.Backbone:
         """The student before its first step."""
@@ -619,8 +622,15 @@ def _sample(table: ExampleTable, count: int) -> list[str]:
     return [texts[int(i)] for i in np.linspace(0, len(texts) - 1, min(count, len(texts)))]
 
 
+def _weights(*modules: torch.nn.Module) -> dict[str, int]:
+    """Numbers of weights, tied ones once: all of them, and those that are trained."""
+    found = {id(p): p for module in modules for p in module.parameters()}.values()
+    return {"all": sum(p.numel() for p in found), "trained": sum(p.numel() for p in found if p.requires_grad)}
+
+
 def _facts(body: dict[str, Any]) -> str:
-    shown = {k: v for k, v in body.items() if k not in ("key", "limbeck", "seconds", "fingerprint", "peak_rss_mb")}
+    hidden = ("key", "limbeck", "seconds", "fingerprint", "peak_rss_mb", "weights")
+    shown = {k: v for k, v in body.items() if k not in hidden}
     return "  ".join(f"{k} {_short(v)}" for k, v in shown.items() if v is not None)
 
 
