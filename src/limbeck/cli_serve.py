@@ -91,6 +91,8 @@ def serve(
     Only this machine can reach it unless --host says otherwise. It asks for a key if there are some. / is a page to try
     it, /docs shows every route, /metrics is for Prometheus. SIGTERM and Ctrl-C finish what was accepted.
     """
+    import gc
+
     import uvicorn
 
     import limbeck
@@ -130,6 +132,8 @@ def serve(
     app = make_app(encoder, settings, classifiers=classifiers, indexes=indexes, keys=environment)
     if not (_is_loopback(host) or keys or environment):
         typer.echo(f"limbeck: anyone who can reach {host} may ask: give --keys FILE or set {ENVIRONMENT}", err=True)
+    gc.collect()
+    gc.freeze()  # what was imported and loaded stays: to look through it again and again took a third of a request
     uvicorn.run(
         app,
         host=host,
@@ -140,6 +144,7 @@ def serve(
         access_log=False,  # the gate logs each request, by its route instead of its path
         log_config=None,
         server_header=False,
+        timeout_keep_alive=75,  # longer than clients and balancers keep one: none is closed as a request comes
         timeout_graceful_shutdown=settings.shutdown_seconds,
     )
 

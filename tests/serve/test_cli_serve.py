@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 import signal
-import subprocess
-import sys
 import threading
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,28 +14,9 @@ import pytest
 
 pytest.importorskip("uvicorn")
 
+from server_process import Process  # noqa: E402
+
 from commands import typed  # noqa: E402
-
-
-class Process:
-    """A server in a process of its own."""
-
-    def __init__(self, folder: Path, log: Path, *options: str) -> None:
-        command = [sys.executable, "-m", "limbeck.cli", "serve", str(folder), "--port", "0", *options]
-        environment = os.environ | {"LIMBECK_API_KEYS": "one", "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}
-        with log.open("w") as file:
-            self.process = subprocess.Popen(command, stdout=file, stderr=file, env=environment)
-        self.log = log
-        while not (found := re.search(r"running on (http://127\.0\.0\.1:\d+)", log.read_text())):
-            assert self.process.poll() is None, log.read_text()
-            threading.Event().wait(0.05)
-        self.url = found[1]
-
-    def ask(self, path: str, body: Any = None) -> Any:
-        headers = {"Authorization": "Bearer one", "Content-Type": "application/json"}
-        data = None if body is None else json.dumps(body).encode()
-        with urllib.request.urlopen(urllib.request.Request(self.url + path, data, headers), timeout=60) as answer:
-            return answer.read()
 
 
 @pytest.fixture

@@ -309,3 +309,29 @@ def test_everyone_gets_all_of_their_own_in_order(requests: list[tuple[str, list[
     done = [row[0] for _, batch in computer.batches for row in batch]
     assert sorted(done) == list(range(len(done)))
     assert all(len(batch) == 1 or sum(map(len, batch)) <= batch_tokens for _, batch in computer.batches)
+
+
+class Unwritable(str):
+    """A key that must not be written out, nor must the numbers beside it: it takes longer than to compute them."""
+
+    def __repr__(self) -> str:
+        raise AssertionError("written out")
+
+
+def test_no_request_is_written_out_whatever_becomes_of_it() -> None:
+    computer, key = Computer(held=True, fails_at=9), Unwritable("a")
+
+    async def work(batcher: Batcher) -> None:
+        first = asyncio.create_task(batcher.submit(key, rows(1)))
+        await began(computer)
+        gone, failed = (asyncio.create_task(batcher.submit(key, rows(n))) for n in (2, 9))
+        await asyncio.sleep(0)
+        gone.cancel()
+        computer.go.set()
+        assert values(await first) == [1]
+        with pytest.raises(RuntimeError, match="out of memory"):
+            await failed
+        with pytest.raises(asyncio.CancelledError):
+            await gone
+
+    run(computer, work)

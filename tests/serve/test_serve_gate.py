@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,33 +15,13 @@ import pytest
 pytest.importorskip("fastapi")
 
 from connections import Connection, running  # noqa: E402
+from slow_encoder import SECRET, Slow  # noqa: E402
 
 from limbeck.errors import ConfigError  # noqa: E402
 from limbeck.serve.app import make_app  # noqa: E402
 from limbeck.serve.settings import Settings, checked  # noqa: E402
 
 BODY = {"input": ["a key column"]}
-SECRET = "xyzzysecretxyzzy"
-
-
-class Slow:
-    """An encoder whose passes wait until they are let go, or fail."""
-
-    def __init__(self, encoder: Any) -> None:
-        self._encoder, self.passes = encoder, 0
-        self.go, self.began = threading.Event(), threading.Event()
-        self.fails = False
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._encoder, name)
-
-    def encode_rows(self, rows: list[np.ndarray], *rest: Any, **options: Any) -> Any:
-        self.passes += 1
-        self.began.set()
-        if self.fails:
-            raise RuntimeError(f"cannot compute {SECRET}")
-        assert self.go.wait(20)
-        return self._encoder.encode_rows(rows, *rest, **options)
 
 
 @pytest.fixture

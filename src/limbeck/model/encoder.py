@@ -368,6 +368,24 @@ class Encoder:
                 forward=forward,
             )
 
+    def let_go_of_files(self) -> None:
+        """Copy weights that are mapped from the model's files, as they are on a CPU, into memory of this process.
+
+        For those who run for long: otherwise vectors change when somebody writes over a file, and the process ends
+        when a file is cut short. It costs as much memory as the files are large.
+        """
+        if self.device.type != "cpu":
+            return
+        for tensor in (*self.model.parameters(), *self.model.buffers()):
+            tensor.data = tensor.data.clone()
+        self._adapters = {
+            task: replace(adapter, factors={name: (a.clone(), b.clone()) for name, (a, b) in adapter.factors.items()})
+            for task, adapter in self._adapters.items()
+        }
+        if self.router is not None:
+            self.router = replace(self.router, weight=self.router.weight.clone(), bias=self.router.bias.clone())
+        self._held.clear()  # they share what no adapter changes
+
     def route(self, texts: Sequence[str], *, role: str = "document") -> dict[str, float]:
         """The blend that task="auto" means for texts: shares in steps of 0.05 that sum to 1.
 

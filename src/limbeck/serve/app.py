@@ -24,7 +24,7 @@ from limbeck.serve import (
 from limbeck.serve.asking import Parts
 from limbeck.serve.catalogue import Catalogue
 from limbeck.serve.embedding import Embedder
-from limbeck.serve.errors import Refusal, of_validation
+from limbeck.serve.errors import CohereRefused, Refusal, Refused, TeiRefused, documented, of_validation
 from limbeck.serve.gate import Gate, answer_of
 from limbeck.serve.keys import Keys
 from limbeck.serve.metrics import Metrics
@@ -91,7 +91,8 @@ def make_app(
     )
     app.state.parts = Parts(embedder, catalogue, settings, metrics, dict(classifiers), searchers)
     for routes in (routes_openai, routes_cohere, routes_tei, routes_apps, routes_search, routes_status):
-        app.include_router(routes.router)
+        refused = {routes_cohere: CohereRefused, routes_tei: TeiRefused}.get(routes, Refused)
+        app.include_router(routes.router, responses=documented(refused))
     if settings.page:
         app.include_router(routes_page.router_of(catalogue.name))
     app.add_exception_handler(Refusal, _refused)
@@ -126,4 +127,6 @@ async def _other(request: Request, error: Exception) -> Response:
     known = sorted(request.app.openapi()["paths"])
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
     message = f"there is no such path; known are {', '.join(known)}" if error.status_code == 404 else str(error.detail)
-    return await _refused(request, Refusal(error.status_code, code, message))
+    answer = await _refused(request, Refusal(error.status_code, code, message))
+    answer.headers.update(error.headers or {})  # of 405, the methods that there are
+    return answer

@@ -57,7 +57,7 @@ class Closed(Exception):
     """The batcher has been closed, or was not started."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)  # no repr of all numbers: an error that names a request would write them out
 class _Request:
     key: Hashable
     rows: Sequence[Row]
@@ -171,10 +171,11 @@ class Batcher:
         try:
             return await future
         finally:
-            self._tokens -= request.owed  # of a request that was cancelled or failed; else nothing is owed
-            request.owed = 0
-            with suppress(ValueError):
-                self._waiting.remove(request)
+            if request.owed:  # it was cancelled or failed; one that is done is owed nothing, and does not wait
+                self._tokens -= request.owed
+                request.owed = 0
+                with suppress(ValueError):
+                    self._waiting.remove(request)
 
     async def run(self, function: Callable[[], Result]) -> Result:
         """Call a function in the compute thread, between batches. Raises Closed, and what it raises."""

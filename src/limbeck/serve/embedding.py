@@ -24,6 +24,8 @@ from limbeck.serve.tokens import Long, late_rows, rows_of
 
 _TOKENIZING = 2  # threads: tokens are made beside a forward pass, and the tokenizer has threads of its own
 
+_AT_ONCE = 500  # characters whose tokens are made in place: to hand them to a thread and back would cost more
+
 
 @dataclass(frozen=True)
 class Ask:
@@ -82,7 +84,11 @@ class Embedder:
         self._allowance = Allowance(settings.tokens_per_minute)
 
     async def start(self) -> None:
-        """Begin to work: adapters are merged, as many as are held, and a first text is encoded with each."""
+        """Begin to work: adapters are merged, as many as are held, and a first text is encoded with each.
+
+        From now on the model's folder may be replaced: this server's vectors stay as they are.
+        """
+        self.encoder.let_go_of_files()
         self._tokenizing = ThreadPoolExecutor(_TOKENIZING, thread_name_prefix="limbeck-tokens")
         self.batcher.start()
         for task in self.encoder.tasks[: self.encoder.hold] or [None]:
@@ -132,7 +138,10 @@ class Embedder:
             task = dict(shares)
             label = ",".join(f"{name}={share:g}" for name, share in shares)
         begun = time.perf_counter()
-        rows = await asyncio.get_running_loop().run_in_executor(self._tokenizing, self._rows, ask, prefix)
+        if sum(map(len, ask.texts)) <= _AT_ONCE:
+            rows = self._rows(ask, prefix)
+        else:
+            rows = await asyncio.get_running_loop().run_in_executor(self._tokenizing, self._rows, ask, prefix)
         self._metrics.tokenize_seconds.observe(time.perf_counter() - begun)
         tokens = sum(len(row.ids) for row in rows)
         if tokens > (most := self.settings.request_tokens):

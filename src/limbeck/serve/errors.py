@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from pydantic import BaseModel, Field
+
 from limbeck.errors import LimbeckError
 
 TOO_LONG = "INPUT_TOKEN_LIMIT_EXCEEDED"  # as Jina calls it
@@ -24,6 +26,63 @@ class Refusal(LimbeckError):
         super().__init__(message)
         self.status, self.code, self.message = status, code, message
         self.param, self.retry_after = param, retry_after
+
+
+class Error(BaseModel):
+    """As OpenAI's clients read it."""
+
+    message: str
+    type: str
+    param: str | None = Field(description="The field at fault.")
+    code: str
+
+
+class Detail(BaseModel):
+    """As Jina's clients read it."""
+
+    message: str
+    request_id: str
+    code: str
+
+
+class Refused(BaseModel):
+    """No answer, and why: the same twice."""
+
+    error: Error
+    detail: Detail
+
+
+class CohereRefused(BaseModel):
+    """No answer, and why, as Cohere says it."""
+
+    id: str
+    message: str
+
+
+class TeiRefused(BaseModel):
+    """No answer, and why, as text-embeddings-inference says it."""
+
+    error: str
+    error_type: str
+
+
+_WHY = {
+    400: "Not valid JSON, no text, token ids, a text over the model's limit.",
+    401: "A key is needed.",
+    404: "No such model or classifier.",
+    408: "The body did not arrive in time.",
+    413: "Too large: the body, or what it asks for.",
+    422: "A field does not fit.",
+    429: "Try again later: the server is busy, or the key's allowance is used up.",
+    500: "The server failed.",
+    503: "The server is shutting down, or not ready.",
+    504: "No answer within the time limit.",
+}
+
+
+def documented(body: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+    """What a route may answer besides 200, for the API's description: `body` is the model of each."""
+    return {status: {"model": body, "description": why} for status, why in _WHY.items()}
 
 
 def body_of(path: str, refusal: Refusal, request_id: str) -> tuple[int, dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from fastapi import APIRouter, Request, Response
@@ -17,12 +17,10 @@ from limbeck.serve.asking import Numbers, Parts, owner_of, parts_of, while_there
 from limbeck.serve.catalogue import Choice
 from limbeck.serve.embedding import Answer, Ask
 from limbeck.serve.errors import Refusal
-from limbeck.serve.routes_openai import TextItem, texts_of
+from limbeck.serve.routes_openai import Texts, texts_of
 from limbeck.serve.tokens import Long
 
 router = APIRouter(tags=["applications"])
-
-Texts = str | list[str | TextItem]
 
 
 class LabelItem(BaseModel):
@@ -42,7 +40,7 @@ class ClassifyRequest(BaseModel):
         validation_alias=AliasChoices("classifier", "classifier_id"),
         description="One that the server was started with.",
     )
-    labels: list[str | LabelItem] | None = Field(
+    labels: Annotated[list[Annotated[str, Field(min_length=1)] | LabelItem], Field(fail_fast=True)] | None = Field(
         None, description="Two or more, instead of a classifier.", examples=[["bank", "weather"]]
     )
     task: str | dict[str, float] | None = Field(None, description="For labels; clustering, if none is said.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from fastapi import APIRouter, Request, Response
@@ -27,13 +27,14 @@ class EmbedRequest(BaseModel):
     """What Cohere's clients send. Other fields are let pass, but not images."""
 
     model: str | None = Field(None, description="A model of /v1/models.")
-    texts: list[str] | None = Field(None, examples=[["how do I join two tables?"]])
+    texts: Annotated[list[str], Field(fail_fast=True)] | None = Field(None, examples=[["how do I join two tables?"]])
     input_type: str | None = Field(
         None,
         description="search_query, search_document, classification, clustering; or any task of /v1/models. Needed, "
         "unless the model's name has a task.",
+        examples=["search_document"],
     )
-    embedding_types: list[Kind] | None = Field(
+    embedding_types: Annotated[list[Kind], Field(fail_fast=True)] | None = Field(
         None,
         description="float, if none is said. int8: each vector by its own largest number, which changes no cosine; "
         "uint8: the same plus 128. binary, ubinary: one bit a number. base64: little-endian float32.",

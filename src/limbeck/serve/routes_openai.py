@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request, Response
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
@@ -31,10 +31,18 @@ class TextItem(BaseModel):
     text: str
 
 
+# Read up to the first item that does not fit: else a body of millions would hold up all others while errors are listed
+Texts = str | Annotated[list[str | TextItem], Field(fail_fast=True)]
+TokenIds = (
+    Annotated[list[int], Field(fail_fast=True)]
+    | Annotated[list[Annotated[list[int], Field(fail_fast=True)]], Field(fail_fast=True)]
+)
+
+
 class EmbeddingsRequest(BaseModel):
     """What OpenAI's and Jina's clients send. Other fields are let pass."""
 
-    input: str | list[str | TextItem] | list[int] | list[list[int]] = Field(
+    input: Texts | TokenIds = Field(
         validation_alias=AliasChoices("input", "texts"),
         description="One text or many. Token ids are refused.",
         examples=[["how do I join two tables?"]],

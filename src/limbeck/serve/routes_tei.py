@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 from limbeck import __version__
 from limbeck.serve.asking import Numbers, owner_of, parts_of, while_there
 from limbeck.serve.embedding import Ask
-from limbeck.serve.routes_openai import texts_of
+from limbeck.serve.routes_openai import TokenIds, texts_of
 
 router = APIRouter(tags=["text-embeddings-inference"])
 
@@ -18,7 +18,9 @@ router = APIRouter(tags=["text-embeddings-inference"])
 class TeiRequest(BaseModel):
     """What TEI's clients send."""
 
-    inputs: str | list[str] | list[int] | list[list[int]] = Field(examples=[["how do I join two tables?"]])
+    inputs: str | Annotated[list[str], Field(fail_fast=True)] | TokenIds = Field(
+        examples=[["how do I join two tables?"]]
+    )
     truncate: bool | None = Field(False, description="Cut texts that are too long.")
     truncation_direction: Literal["Left", "Right", "left", "right"] = Field(
         "Right", description="Where they are cut: left, they lose their start."
