@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request, Response
 from pydantic import AliasChoices, BaseModel, Field
@@ -26,7 +26,7 @@ log = logging.getLogger("limbeck.serve")
 class SearchRequest(BaseModel):
     """What is looked for, and where."""
 
-    query: str | list[str] = Field(
+    query: str | Annotated[list[str], Field(fail_fast=True)] = Field(
         validation_alias=AliasChoices("query", "queries", "input"),
         description="One query or many.",
         examples=["how do I join two tables?"],
