@@ -23,11 +23,12 @@ LAYERS = [
         "limbeck.search",
         "limbeck.encoding",
         "limbeck.encode_file",
+        "limbeck.scale",
         "limbeck.export",
         "limbeck.doctor",
     ],
     ["limbeck.training", "limbeck.plan", "limbeck.serve"],
-    ["limbeck.ablation"],
+    ["limbeck.ablation", "limbeck.smoke"],
     ["limbeck.cli_parts"],
     [
         "limbeck.cli_ablate",

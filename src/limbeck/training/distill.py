@@ -112,13 +112,17 @@ class DistillBatches:
         tensors = (torch.from_numpy(a).to(device, non_blocking=True) for a in (ids, mask, teacher))
         return TextBatch(*tensors)
 
+    @property
+    def texts(self) -> int:
+        """Texts of all sources."""
+        return sum(len(source.tokens) for source in self._sources)
+
     def sample(self, texts: int) -> Iterator[TextBatch]:
         """Forward passes over about so many texts, the first that training will see; the position is not moved.
 
         Every process gets all of them.
         """
         position, seen = self.state(), 0
-        texts = min(texts, sum(len(s.tokens) for s in self._sources))  # to see one twice tells nothing
         while seen < texts:
             step = self._plan.next()
             source = self._sources[step.source]
@@ -344,8 +348,11 @@ def _batches(
 def _sample(model: StudentModel, batches: DistillBatches, accelerator: Accelerator) -> tuple[Tensor, Tensor]:
     model.eval()  # no dropout in the sample; the loop sets it training
     vectors, targets = [], []
+    backbone: Any = model.backbone
+    # to see a text twice tells nothing, but a map needs as many vectors as they have dims
+    enough = min(_FIT_TEXTS, max(batches.texts, backbone.config.hidden_size))
     with accelerator.autocast():
-        for micro in batches.sample(_FIT_TEXTS):
+        for micro in batches.sample(enough):
             vectors.append(model(micro.ids, micro.mask).cpu())
             targets.append(micro.teacher.cpu())
     return torch.cat(vectors), torch.cat(targets)
