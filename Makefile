@@ -31,7 +31,7 @@ check: $(VENV)/.installed-dev  ## formatting, lint, types
 	$(BIN)/pyright
 
 bench: $(VENV)/.installed-dev  ## measure speed against other libraries; wants an idle machine
-	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
+	@for file in benchmarks/[!_]*.py; do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
 
 clean:  ## remove .venv and caches; runs/ stays
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist
