@@ -1,7 +1,7 @@
 r"""Search over vectors: recall, speed, memory and size of limbeck's own search, and of engines others made.
 
     python benchmarks/search.py                              # 200,000 clustered vectors, and no model
-    python benchmarks/search.py --synthetic 1000000          # hours, most of them to build graphs by one core
+    python benchmarks/search.py --synthetic 1000000          # more than an hour, to build graphs by one core
     python benchmarks/search.py MODEL... --synthetic 0       # documents of the installed Python packages
     python benchmarks/search.py MODEL... --texts FILE... --field text --queries FILE... --query-field title
 
