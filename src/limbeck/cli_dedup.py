@@ -95,8 +95,8 @@ def dedup(
 ) -> None:
     """Find texts that say nearly the same, in groups, and which text of each group to keep.
 
-    Every two texts are compared by one bit a dimension, and what is near by its full vector. A million texts fit in
-    half a gigabyte beside the model; vectors and texts are on disk meanwhile.
+    Every two texts are compared by one bit a dimension, and what is near by its full vector. Memory
+    grows by about half a kilobyte a text; vectors and texts are on disk meanwhile.
     """
     import limbeck
     from limbeck.dedup.run import Request

@@ -1,4 +1,4 @@
-"""Near duplicates among a million texts: vectors on disk, bits joined with themselves, pairs scored again in full.
+"""Near duplicates among many texts: vectors on disk, bits joined with themselves, pairs scored again in full.
 
 Memory, beside the model and what `limbeck encode` holds of a chunk of texts, is about 0.4 kB a text, or 0.5 kB with
 ids: at B bits, 3 · B / 8 bytes of bits; the hashes by which copies of texts and ids are found, 120 bytes each; and some

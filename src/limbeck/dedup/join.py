@@ -4,8 +4,8 @@ Legend: `T` texts, `B` bits, `W` = B / 64 words, `P` pairs.
 
 Every two texts are compared, bits against bits, so that the time grows with T² and the memory does not. An index that
 looks at fewer pairs would have to be told how near is near: at a cosine of 0.9 one bit in seven differs, too many for
-buckets of equal pieces of the bits to find all. FAISS, whose `IndexBinaryFlat.range_search` does the same, took 13 s
-where this takes 17 s (`benchmarks/dedup_join.py --vectors 100000`, one core): too little for a dependency.
+buckets of equal pieces of the bits to find all. FAISS, whose `IndexBinaryFlat.range_search` does the same, takes about
+three quarters of the time (`benchmarks/dedup_join.py --vectors 100000`, one core): too little for a dependency.
 
 A pair at an angle θ differs in θ / π of its bits, if these are signs of random directions (Goemans and Williamson 1995;
 Charikar 2002): so many that all but one in a thousand pairs at the threshold are found, and more of those above it.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -18,13 +18,14 @@ import numpy as np
 
 from limbeck.encode_file import task_words
 from limbeck.encoding.vectors import Model, Task, check_fingerprint, checked_dim, settled_task
-from limbeck.errors import ConfigError, DataError, ModelError, StoreError, TextError
+from limbeck.errors import ConfigError, DataError, TextError
 from limbeck.model.prefixes import PREFIXES
 from limbeck.model.stream import chunks as batches
 from limbeck.search.chunks import Chunk, IndexModel, chunks_of, titled
 from limbeck.search.conditions import Kind, Selection, Where, flag, joined_kind, payload_key, select
 from limbeck.search.documents import Document, checked, kinds_of, read_documents
 from limbeck.search.engine import Ask, Engine, Found, Point, first_chunks, of_documents, point_id
+from limbeck.search.opening import create_engine, exists, model_of, open_engine
 from limbeck.search.spec import Chunks, IndexSpec, Precision
 
 __all__ = ["Added", "Document", "Index", "Passage", "read_documents"]
@@ -151,8 +152,8 @@ class Index:
             shards: on a server, parts that the collection is split into; None = what the server does.
             replicas: on a server, copies of each.
 
-        Raises ConfigError: something is there, or an argument does not fit. DataError: the disk is full. StoreError: a
-        server that cannot be reached, or qdrant-edge or qdrant-client is not what is expected.
+        Raises ConfigError: something is there, or an argument does not fit. DataError: the disk is full. StoreError: no
+        server answers.
         """
         settled = settled_task(model, task, [d.text for d in sample[:256]], usual="retrieval")
         width = checked_dim(model, dim)
@@ -174,7 +175,8 @@ class Index:
             language=language,
             average_words=_average_words(sample, chunks, chunk_chars, language) if words else 256.0,
         )
-        return cls(_create(where, spec, shards, replicas), model, str(where))
+        _words(spec)  # for what it raises, before anything is made
+        return cls(create_engine(where, spec, shards, replicas), model, str(where))
 
     @classmethod
     def open(cls, where: str | Path, model: IndexModel | str | None = None, *, wait: float = 10.0) -> Index:
@@ -188,10 +190,10 @@ class Index:
         Raises StoreError: no index there, torn, of a newer limbeck, or open elsewhere. ModelError: the model cannot be
         loaded, or is another one.
         """
-        opened = _open(where, wait)
+        opened = open_engine(where, wait)
         try:
             if model is None or isinstance(model, str):
-                model = _model_of(opened.spec, model, where)
+                model = model_of(opened.spec, model, where)
             return cls(opened, model, str(where))
         except BaseException:
             opened.close()
@@ -200,17 +202,12 @@ class Index:
     @classmethod
     def without_model(cls, where: str | Path, *, wait: float = 10.0) -> Index:
         """Open an index to search it by words, to delete or to look, which takes no model. Raises as `open`."""
-        return cls(_open(where, wait), None, str(where))
+        return cls(open_engine(where, wait), None, str(where))
 
     @staticmethod
     def exists(where: str | Path) -> bool:
         """Whether there is an index, or something else in its place. Raises StoreError: no server answers."""
-        if not is_address(where):
-            path = Path(where)
-            return path.exists() and not (path.is_dir() and not any(path.iterdir()))
-        from limbeck.search.server import has_collection, parse_address
-
-        return has_collection(parse_address(str(where)))
+        return exists(where)
 
     def __enter__(self) -> Index:
         """The index itself."""
@@ -501,7 +498,7 @@ class Index:
         """More chunks are asked for until k of them are left, up to `each` a document, or there are no more."""
         limit = k if self.spec.chunks == "none" or each >= k else 2 * k
         while True:
-            found = self.engine.search(Ask(ask.vector, ask.words, limit, ask.selection, ask.exact))
+            found = self.engine.search(replace(ask, limit=limit))
             times: Counter[str] = Counter()
             best: list[Found] = []
             for hit in found:
@@ -552,55 +549,9 @@ def _average_words(sample: Sequence[Document], chunks: Chunks, chunk_chars: int,
     return average_words(list(texts), language)
 
 
-def _model_of(spec: IndexSpec, model: str | None, where: str | Path) -> IndexModel:
-    import limbeck
-
-    try:
-        return limbeck.load(model or spec.address)
-    except limbeck.LimbeckError as error:
-        if model is not None:
-            raise
-        raise ModelError(
-            f"the model of the index {where}, {spec.model}, cannot be loaded from {spec.address} ({error}): say where "
-            "it is now (--model)"
-        ) from None
-
-
 def _words(spec: IndexSpec) -> Any:
     if not spec.words:
         return None
     from limbeck.search.words import Words
 
     return Words(language=spec.language, average=spec.average_words)
-
-
-def is_address(where: str | Path) -> bool:
-    """Whether an index is on a server."""
-    return str(where).startswith(("http://", "https://"))
-
-
-def _create(where: str | Path, spec: IndexSpec, shards: int | None, replicas: int | None) -> Engine:
-    _words(spec)  # for what it raises, before anything is made
-    if is_address(where):
-        from limbeck.search.server import ServerEngine, connect, parse_address
-
-        address = parse_address(str(where))
-        return ServerEngine.create(connect(address), address, spec, shards=shards, replicas=replicas)
-    if shards or replicas:
-        raise ConfigError(f"shards and replicas are those of a server; {where} is a folder")
-    from limbeck.search.edge import EdgeEngine
-
-    return EdgeEngine.create(Path(where), spec)
-
-
-def _open(where: str | Path, wait: float) -> Engine:
-    if is_address(where):
-        from limbeck.search.server import ServerEngine, connect, parse_address
-
-        address = parse_address(str(where))
-        return ServerEngine(connect(address), address)
-    from limbeck.search.edge import EdgeEngine
-
-    if not Path(where).exists():
-        raise StoreError(f"no index {where}: make one with limbeck index MODEL CORPUS --out {where}")
-    return EdgeEngine(Path(where), wait=wait)
