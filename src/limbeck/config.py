@@ -273,6 +273,9 @@ class Teacher(Section):
     timeout_seconds: float = Field(default=60.0, gt=0)
     max_retries: int = Field(default=6, ge=0)
     store: str = "runs/teacher-store"  # vectors are kept here, shared between runs
+    # Of a further teacher alone: names of data.sources that it teaches, such as those in the one language that it
+    # reads; None = all
+    sources: list[str] | None = Field(default=None, min_length=1)
 
     @model_validator(mode="after")
     def _endpoint(self) -> Teacher:
@@ -670,6 +673,16 @@ class Recipe(Section):
             )
         if self.static and self.static.dim > self.teacher.dim:
             raise ValueError(f"static.dim is {self.static.dim}, the teacher's vectors have {self.teacher.dim} dims")
+        if self.teacher.sources is not None:
+            raise ValueError("teacher.sources: the first teacher teaches all sources; only further ones may leave some")
+        for teacher in self.further_teachers:
+            if unknown := [n for n in teacher.sources or [] if n not in names]:
+                raise ValueError(f"further_teachers: {teacher.model} teaches {unknown}, data.sources has {names}")
+        given = self.distill.teacher_weights or [1.0] * teachers
+        for name in sorted({*self.distill_sources, *self.extend_sources}):
+            taught = [t.sources is None or name in t.sources for t in (self.teacher, *self.further_teachers)]
+            if not sum(w for w, teaches in zip(given, taught, strict=True) if teaches):
+                raise ValueError(f"distill.teacher_weights leaves source {name} without a teacher")
         if self.further_teachers and (self.distill.objective, self.distill.projection) != ("embedding", "student-up"):
             raise ValueError("further_teachers go with distill.objective embedding and distill.projection student-up")
         if self.extend and (self.distill.objective, self.distill.projection) != ("embedding", "student-up"):

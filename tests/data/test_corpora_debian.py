@@ -232,12 +232,19 @@ def test_apt_fetches_into_a_private_folder_once(lists: Path, tmp_path: Path, mon
     private = tmp_path / "private place"
     pairs = read(fetch_into=str(private), languages=["de"])
     assert [p.id for p in pairs] == ["garden/de", "herbs/de"]
-    assert 'Acquire::Languages { "en"; "de"; };' in (tmp_path / "config").read_text()
+    assert 'Acquire::Languages { "de"; "en"; };' in (tmp_path / "config").read_text()
     assert "#clear APT::Update::Post-Invoke;" in (tmp_path / "config").read_text()
 
     assert read(fetch_into=str(private), languages=["de"]) == pairs
     assert len(calls.read_text().splitlines()) == 1
     assert [path.name for path in private.iterdir()] == ["lists"]  # nothing else is left behind
+
+    # a language that nobody asked for before has all of them fetched anew
+    assert read(fetch_into=str(private), languages=["de", "pt_BR"]) != pairs
+    assert 'Acquire::Languages { "de"; "en"; "pt_BR"; };' in (tmp_path / "config").read_text()
+    assert read(fetch_into=str(private), languages=["pt_BR"])
+    assert len(calls.read_text().splitlines()) == 2
+    assert [path.name for path in private.iterdir()] == ["lists"]
 
 
 def test_what_apt_complains_about_is_passed_on_and_tried_again_next_time(

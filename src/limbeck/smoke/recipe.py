@@ -91,7 +91,8 @@ def _teacher(teacher: Teacher, out: Path, notes: list[str]) -> dict[str, Any]:
     """The teacher's section: itself where it is on this machine, else random vectors of its width."""
     from limbeck.teacher.backends import resolve_model_folder
 
-    body = teacher.model_dump(mode="json") | {"store": str(out / "teacher-store")}
+    # all sources: those that a further teacher is kept to may be left out
+    body = teacher.model_dump(mode="json") | {"store": str(out / "teacher-store"), "sources": None}
     try:
         here = teacher.type != "openai" and is_here(resolve_model_folder(teacher), teacher.revision)
     except LimbeckError:

@@ -32,6 +32,10 @@ class Taught:
         settings = self.settings
         return TeacherStore.open(Path(settings.store), fingerprint=self.model.fingerprint, dim=settings.dim)
 
+    def teaches(self, source: str) -> bool:
+        """Whether stage 1 learns from its vectors of a source's texts."""
+        return self.settings.sources is None or source in self.settings.sources
+
     def instruction(self, role: str) -> str:
         """What this teacher is told about a text of a role."""
         return self.settings.query_instruction if role == "query" else self.settings.document_instruction

@@ -36,6 +36,7 @@ from limbeck.training import checkpoint
 from limbeck.training.loop import Batch, Run, train
 
 ROLE_PREFIX = {"query": "query", "document": "document", "text": "document"}  # text without a role is a document
+UNTAUGHT = -1  # in place of a row in the store of a teacher that does not teach the text's source
 _FIT_TEXTS = 2048  # sample for the projection's first rotation: several times the widest student in use
 
 
@@ -46,7 +47,7 @@ class TaughtSource:
     name: str
     weight: float
     tokens: TokenTable  # texts of the first role, then of the second
-    teacher_rows: np.ndarray  # [N] int64, or [N, K] of K teachers
+    teacher_rows: np.ndarray  # [N] int64, or [N, K] of K teachers; UNTAUGHT where one does not teach this source
     roles: int  # 1 (texts) or 2 (pairs)
 
     @property
@@ -144,15 +145,19 @@ def distill_loss(
     Args:
         dims: the prefixes.
         weights: of the prefixes; None = equal.
-        teachers: dims of each teacher, where there are several side by side; each has a term of its own.
+        teachers: dims of each teacher, where there are several side by side; each has a term of its own on the texts
+            that it teaches.
         teacher_weights: of their terms; None = equal.
     """
 
     def compared(projected: Tensor, taught: Tensor) -> Tensor:
         if teachers is None or len(teachers) == 1:
             return cosine_distillation(projected, taught)
-        blocks = zip(projected.split(list(teachers), -1), taught.split(list(teachers), -1), strict=True)
-        return weighted({i: cosine_distillation(*block) for i, block in enumerate(blocks)}, teacher_weights)
+        parts = zip(projected.split(list(teachers), -1), taught.split(list(teachers), -1), strict=True)
+        # a teacher that does not teach the texts' source has zeros for vectors, of all of them or of none
+        blocks = {i: block for i, block in enumerate(parts) if block[1].any()}
+        weights = None if teacher_weights is None else [teacher_weights[i] for i in blocks]
+        return weighted({i: cosine_distillation(*block) for i, block in blocks.items()}, weights)
 
     def loss(model: Any, batch: TextBatch) -> dict[str, Tensor]:
         vectors = model(batch.ids, batch.mask)

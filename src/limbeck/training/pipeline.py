@@ -45,7 +45,7 @@ from limbeck.teacher.backends import TeacherModel, teacher_files
 from limbeck.teacher.store import TeacherStore
 from limbeck.teacher.taught import Taught
 from limbeck.training.adapt import Adapted, adapt
-from limbeck.training.distill import ROLE_PREFIX, TaughtSource, distill, tokenise
+from limbeck.training.distill import ROLE_PREFIX, UNTAUGHT, TaughtSource, distill, tokenise
 from limbeck.training.extend import extend
 from limbeck.training.measure import evaluate, report, vectors_of
 from limbeck.training.ranks import Ranks
@@ -215,7 +215,7 @@ class Pipeline:
     @property
     def _further(self) -> list[Any]:
         """What the vectors of further teachers depend on besides the texts."""
-        asked = ("query_instruction", "document_instruction", "dim")
+        asked = ("query_instruction", "document_instruction", "dim", "sources")
         return [[t.model.fingerprint, *(getattr(t.settings, name) for name in asked)] for t in self.teachers[1:]]
 
     # ------------------------------------------------------------------------------------- shared parts
@@ -261,22 +261,24 @@ class Pipeline:
         """Rows of texts in the teacher's store."""
         return self.teachers[0].rows(texts, instruction, advance)
 
-    def _taught(self, table: ExampleTable) -> np.ndarray:
-        """Store rows [N, K] of all texts of a table as stage 1 reads them, first role first, by each of K teachers."""
-        return np.stack(
-            [
-                np.concatenate(
-                    [taught.rows(table.teacher_texts(r), taught.instruction(ROLE_PREFIX[r])) for r in table.roles]
-                )
-                for taught in self.teachers
-            ],
-            axis=1,
-        )
+    def _taught(self, name: str, table: ExampleTable) -> np.ndarray:
+        """Store rows [N, K] of all texts of a source's table as stage 1 reads them, first role first, by K teachers.
+
+        A teacher that does not teach the source has UNTAUGHT in place of rows.
+        """
+        columns = []
+        for taught in self.teachers:
+            if not taught.teaches(name):
+                columns.append(np.full(len(table) * len(table.roles), UNTAUGHT))
+                continue
+            parts = [taught.rows(table.teacher_texts(r), taught.instruction(ROLE_PREFIX[r])) for r in table.roles]
+            columns.append(np.concatenate(parts))
+        return np.stack(columns, axis=1)
 
     def gather_all(self, rows: np.ndarray) -> np.ndarray:
-        """Vectors [B, D] of store rows [B, K] of the K teachers of stage 1, side by side."""
+        """Vectors [B, D] of store rows [B, K] of the K teachers of stage 1, side by side; zeros for UNTAUGHT."""
         return np.concatenate(
-            [taught.store.gather(own) for taught, own in zip(self.teachers, rows.T, strict=True)], axis=1
+            [_vectors(taught, own) for taught, own in zip(self.teachers, rows.T, strict=True)], axis=1
         )
 
     def _distilled(self) -> dict[str, Split]:
@@ -290,8 +292,8 @@ class Pipeline:
     def _to_teach(self) -> Iterator[tuple[Taught, list[str], str]]:
         """Every text that a later stage reads a teacher's vector of: the teacher, texts, instruction."""
         for taught in self.teachers:
-            for split in (self._distilled() | self._extended()).values():
-                for role in split.train.roles:
+            for name, split in (self._distilled() | self._extended()).items():
+                for role in split.train.roles if taught.teaches(name) else ():
                     yield taught, split.train.teacher_texts(role), taught.instruction(ROLE_PREFIX[role])
         first = self.teachers[0]
         for split in self.prepared.sources.values():
@@ -412,7 +414,7 @@ class Pipeline:
             with self.live.status(f"tokenising {name}"):
                 finished = TokenTable.finished(stem)
                 table = TokenTable.open(stem) if finished else tokenise(train, stem, tokenizer, max_tokens=limit)
-            rows = self._taught(train)  # looked up by text: row numbers would not outlive their store
+            rows = self._taught(name, train)  # looked up by text: row numbers would not outlive their store
             found.append(TaughtSource(name, train.weight, table, rows, len(train.roles)))
         return found
 
@@ -614,6 +616,13 @@ class Pipeline:
                 bar.stop()
 
         return _Context()
+
+
+def _vectors(taught: Taught, rows: np.ndarray) -> np.ndarray:
+    """Vectors [B, D] of store rows [B]; a step is drawn from one source, which a teacher teaches whole or not at all."""
+    if (rows == UNTAUGHT).all():
+        return np.zeros((len(rows), taught.settings.dim), np.float32)
+    return taught.store.gather(rows)
 
 
 def _sample(table: ExampleTable, count: int) -> list[str]:

@@ -30,6 +30,7 @@ from limbeck.data.corpora.selection import one_document_a_query, stable_sample
 from limbeck.data.corpora.wording import squeeze
 from limbeck.data.examples import LabelledText, Pair
 from limbeck.errors import DataError
+from limbeck.folders import replaced_folder
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ KNOWN_LANGUAGES = (
     "sv ta te th tl tr ug uk ur uz vi zh zh_CN zh_HK zh_TW "
 ).split()
 
+_ASKED = "languages"  # file beside fetched lists: the languages that apt was asked for
 _LIST = re.compile(r"_(?:Packages|i18n_Translation-(?P<lang>[\w@]+))(?:\.(?P<packed>gz|xz|bz2|lzma|lz4|zst))?$")
 _OPENERS: dict[str | None, Callable[[Path], IO[bytes]]] = {
     None: lambda path: open(path, "rb"),
@@ -294,10 +296,13 @@ Dir::Cache::srcpkgcache "";
 def _fetched(folder: Path, languages: list[str] | None) -> Path:
     """Folder of the lists that the user's own apt fetched into `folder`: now, or in an earlier run.
 
-    apt reads the system's sources and keys and writes nothing outside the folder; it needs no root.
+    A language that no earlier run asked for has all of them fetched anew, with it. apt reads the system's sources and
+    keys and writes nothing outside the folder; it needs no root.
     """
     lists = folder / "lists"
-    if lists.is_dir() and any(lists.iterdir()):
+    asked = {"en", *(KNOWN_LANGUAGES if languages is None else languages)}
+    before = _asked_before(lists)
+    if asked <= before:
         return lists
     apt = shutil.which("apt-get")
     if apt is None:
@@ -307,7 +312,7 @@ def _fetched(folder: Path, languages: list[str] | None) -> Path:
         private = Path(name).resolve()
         for part in ("lists/partial", "cache/archives/partial"):
             (private / part).mkdir(parents=True)
-        wanted = " ".join(f'"{language}";' for language in dict.fromkeys(["en", *(languages or KNOWN_LANGUAGES)]))
+        wanted = " ".join(f'"{language}";' for language in sorted(asked | before))
         config = private / "apt.conf"
         config.write_text(_APT_CONFIG.format(languages=wanted, folder=private), encoding="utf-8")
         log.info("debian-packages: apt-get update into %s", folder)
@@ -319,12 +324,19 @@ def _fetched(folder: Path, languages: list[str] | None) -> Path:
             said = [line for line in ran.stderr.splitlines() if line.startswith(("E:", "W:"))] or [ran.stderr.strip()]
             raise DataError(f"apt-get could not fetch the package lists into {folder}:\n" + "\n".join(said[-10:]))
         shutil.rmtree(private / "lists" / "partial", ignore_errors=True)
-        try:
-            os.rename(private / "lists", lists)  # whole or not at all, also after kill −9
-        except OSError:
-            if not (lists.is_dir() and any(lists.iterdir())):  # another run was quicker, with the same lists
-                raise
+        (private / "lists" / _ASKED).write_text("\n".join(sorted(asked | before)), encoding="utf-8")
+        with replaced_folder(lists) as new:  # whole or not at all, also after kill −9
+            for path in (private / "lists").iterdir():
+                os.rename(path, new / path.name)
     return lists
+
+
+def _asked_before(lists: Path) -> set[str]:
+    """Languages that lists were fetched for, whether or not the mirror has them."""
+    if not lists.is_dir() or not any(lists.iterdir()):
+        return set()
+    asked = lists / _ASKED
+    return set(asked.read_text(encoding="utf-8").split()) if asked.is_file() else {"en", *_languages_in(lists)}
 
 
 def _has_apt() -> bool:
