@@ -24,6 +24,7 @@ from word_model import WordModel  # noqa: E402
 
 import limbeck  # noqa: E402
 from commands import typed  # noqa: E402
+from limbeck.search.engine import OVERSAMPLING  # noqa: E402
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -69,6 +70,13 @@ def test_an_index_is_made_asked_and_brought_up_to_date(model: WordModel, run: Ru
 
     code, out, _ = run("search", "i", "items of a list", "--top", "2", "--where", "year>=2020", "--where", "lang=en")
     assert code == 0 and re.findall(r"^ +(\d)  \d\.\d+  (\w+)$", out, re.MULTILINE) == [("1", "2"), ("2", "1")]
+
+    code, again, _ = run(
+        *("search", "i", "items of a list", "--top", "2", "--where", "year>=2020", "--where", "lang=en"),
+        *("--oversampling", "20"),
+    )
+    assert code == 0 and again == out
+    assert f"{OVERSAMPLING:g} if nothing is said" in " ".join(run("search", "--help")[1].replace("│", " ").split())
 
     write("notes.jsonl", [ROWS[0], {"id": "2", "text": "order the files"}, {"id": "4", "text": "new"}])
     code, out, _ = run("index", "m", "notes.jsonl", "--out", "i", "--prune", "--json")
@@ -152,6 +160,8 @@ def test_bad_input_is_named(rows: list[dict[str, Any]], message: str, model: Wor
         (["search", "i", "a", "--where", "color=red"], 1, "no document has a field 'color'"),
         (["search", "i", "a", "--dim", "8"], 2, "--task and --dim are those that the index was made with"),
         (["search", "m", "notes.jsonl", "a", "--by", "words"], 2, "make one with limbeck index"),
+        (["search", "m", "notes.jsonl", "a", "--oversampling", "2"], 2, "make one with limbeck index"),
+        (["search", "i", "a", "--oversampling", "2000"], 1, "oversampling must be from 1 to 1000"),
         (["search", "a"], 2, "expected INDEX QUERY, or MODEL CORPUS QUERY"),
         (["search", "i", " "], 1, "query 0 is empty"),
         (["index", "m", "notes.jsonl", "--out", "notes.jsonl"], 1, "notes.jsonl"),

@@ -198,6 +198,14 @@ def search(
         ),
     ] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Of an index: compare with every vector, at float16.")] = False,
+    oversampling: Annotated[
+        float | None,
+        typer.Option(
+            help="Of an index: candidates by int8 or bits for each hit, 15 if nothing is said; more find more of what "
+            "--exact would, and take longer.",
+            min=1,
+        ),
+    ] = None,
     model: Annotated[
         str | None, typer.Option("--model", help="Of an index: where its model is now, if it was moved.")
     ] = None,
@@ -223,10 +231,14 @@ def search(
     if len(place) == 1:
         if task or dim:
             raise typer.BadParameter("--task and --dim are those that the index was made with: leave them out")
-        found = _search_index(place[0], queries, top, where, (by or By.vectors).value, exact, model)
+        how: dict[str, Any] = {"by": (by or By.vectors).value, "exact": exact}
+        how |= {} if oversampling is None else {"oversampling": oversampling}
+        found = _search_index(place[0], queries, top, where, how, model)
     else:
-        if where or by or exact or model:
-            raise typer.BadParameter("--where, --by, --exact and --model are for an index: make one with limbeck index")
+        if where or by or exact or model or oversampling:
+            raise typer.BadParameter(
+                "--where, --by, --exact, --oversampling and --model are for an index: make one with limbeck index"
+            )
         found = _search_corpus(place[0], place[1], queries, top, task, dim)
     for asked, hits in zip(queries, found, strict=True):
         if as_json:
@@ -307,17 +319,17 @@ def _total(corpus: str) -> int | None:
 
 
 def _search_index(
-    place: str, queries: list[str], top: int, where: list[str] | None, by: Any, exact: bool, model: str | None
+    place: str, queries: list[str], top: int, where: list[str] | None, how: dict[str, Any], model: str | None
 ) -> list[list[dict[str, Any]]]:
     from limbeck.search.conditions import parse_condition
     from limbeck.search.index import Index
 
     open_it: Callable[[], Index] = (
-        (lambda: Index.without_model(place)) if by == "words" else (lambda: Index.open(place, model))
+        (lambda: Index.without_model(place)) if how["by"] == "words" else (lambda: Index.open(place, model))
     )
     with open_it() as opened:
         conditions = [parse_condition(text) for text in where or ()]
-        found = opened.search_all(queries, k=top, where=conditions, by=by, exact=exact)
+        found = opened.search_all(queries, k=top, where=conditions, **how)
     return [[asdict(hit) for hit in hits] for hits in found]
 
 

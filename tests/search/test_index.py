@@ -171,6 +171,21 @@ def test_small_vectors_find_candidates_that_float16_puts_in_order(
             made.search("word1", by="both")
 
 
+def test_more_oversampling_finds_more_of_what_is_nearest(tmp_path: Path, model: WordModel) -> None:
+    with Index.create(tmp_path / "many.index", model, precision="binary", dim=8, words=False) as made:
+        made.add([Document(str(n), f"word{n} word{n % 17} word{n % 29}") for n in range(400)])
+        made.optimize()
+        queries = [f"word{n} word{n + 7}" for n in range(0, 400, 20)]
+        best = made.search_all(queries, k=5, exact=True)
+
+        def share(oversampling: float) -> float:
+            found = made.search_all(queries, k=5, oversampling=oversampling)
+            pairs = zip(best, found, strict=True)
+            return sum(len({hit.id for hit in a} & {hit.id for hit in b}) for a, b in pairs) / (5 * len(queries))
+
+        assert share(1) < 0.8 < share(80) == 1
+
+
 def test_chunks_of_a_long_document_count_as_one(where: str, model: WordModel) -> None:
     long = "\n\n".join(f"chapter{n} speaks of topic{n} and of others" for n in range(6))
     with Index.create(where, model, chunks="separate", chunk_chars=45, sample=NOTES) as made:
@@ -258,6 +273,8 @@ IMPOSSIBLE: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"query": " "}, DataError, "query 0 is empty"),
     ({"query": "\ud800"}, DataError, "query 0 is not valid Unicode"),
     ({"k": 0}, ConfigError, "k must be at least 1"),
+    ({"oversampling": 0.5}, ConfigError, "oversampling must be from 1 to 1000, got 0.5"),
+    ({"oversampling": float("nan")}, ConfigError, "oversampling must be from 1 to 1000, got nan"),
     ({"by": "luck"}, ConfigError, "by must be one of vectors, words, both"),
     (
         {"where": {"langauge": "en"}},

@@ -44,6 +44,7 @@ def refused(answer: Any, status: int) -> str:
         ({}, {}),
         ({"k": 2}, {"k": 2}),
         ({"top_k": 1, "exact": True}, {"k": 1, "exact": True}),
+        ({"oversampling": 2.5}, {"oversampling": 2.5}),
         ({"by": "words"}, {"by": "words"}),
         ({"by": "both", "where": {"year": {">=": 2021}}}, {"by": "both", "where": {"year": {">=": 2021}}}),
         ({"where": {"lang": ["de", "fr"], "year": "2024"}}, {"where": {"lang": ["de", "fr"], "year": 2024}}),

@@ -25,6 +25,7 @@ from limbeck.search.spec import IndexSpec
 
 VECTOR, WORDS = "dense", "words"  # names of the two vectors of a point
 DOCUMENT_KEY = "id"
+MOST_OVERSAMPLING = 1000
 OVERSAMPLING = 15.0  # candidates by int8 or bits for each hit that float16 then puts in order: benchmarks/search.py
 HNSW_M, HNSW_BUILD, HNSW_SEARCH = 16, 128, 128
 RRF_K = 60  # Cormack et al. 2009

@@ -24,7 +24,17 @@ from limbeck.model.stream import chunks as batches
 from limbeck.search.chunks import Chunk, IndexModel, chunks_of, titled
 from limbeck.search.conditions import Kind, Selection, Where, flag, joined_kind, payload_key, select
 from limbeck.search.documents import Document, checked, kinds_of, read_documents
-from limbeck.search.engine import Ask, Engine, Found, Point, first_chunks, of_documents, point_id
+from limbeck.search.engine import (
+    MOST_OVERSAMPLING,
+    OVERSAMPLING,
+    Ask,
+    Engine,
+    Found,
+    Point,
+    first_chunks,
+    of_documents,
+    point_id,
+)
 from limbeck.search.opening import create_engine, exists, model_of, open_engine
 from limbeck.search.spec import Chunks, IndexSpec, Precision
 
@@ -288,9 +298,11 @@ class Index:
         where: Where | None = None,
         by: By = "vectors",
         exact: bool = False,
+        oversampling: float = OVERSAMPLING,
     ) -> list[Passage]:
         """The k best documents of a query, best first; arguments as those of `search_all`."""
-        return self.search_all([query], k=k, each=each, where=where, by=by, exact=exact)[0]
+        how: dict[str, Any] = {"k": k, "each": each, "where": where, "by": by}
+        return self.search_all([query], **how, exact=exact, oversampling=oversampling)[0]
 
     def search_all(
         self,
@@ -301,6 +313,7 @@ class Index:
         where: Where | None = None,
         by: By = "vectors",
         exact: bool = False,
+        oversampling: float = OVERSAMPLING,
     ) -> list[list[Passage]]:
         """The k best documents of each query, best first; each document once, by its best chunk, unless `each` is more.
 
@@ -311,15 +324,18 @@ class Index:
             where: conditions on fields, see `Where`.
             by: "vectors"; "words", by BM25; or "both", by the sum of 1 / (60 + rank) in either (Cormack et al. 2009).
             exact: compare with every vector at float16, instead of by graph and small vectors.
+            oversampling: candidates by int8 or bits for each hit, which are then put in order at float16: more find
+                more of what `exact` would, and take longer.
 
-        Raises DataError: an empty query, or one that cannot be encoded. ConfigError: k or each < 1, a condition that
-        does not fit the fields, words of an index without them.
+        Raises DataError: an empty query, or one that cannot be encoded. ConfigError: k, each or oversampling < 1, a
+        condition that does not fit the fields, words of an index without them.
         """
         if isinstance(queries, str):
             raise ConfigError("queries are a list of texts; for one there is `search`")
-        self.check_search(queries, k=k, each=each, where=where, by=by)
+        how: dict[str, Any] = {"k": k, "each": each, "where": where, "by": by, "oversampling": oversampling}
+        self.check_search(queries, **how)
         vectors = self._query_vectors(list(queries)) if by != "words" else None
-        return self.search_encoded(queries, vectors, k=k, each=each, where=where, by=by, exact=exact)
+        return self.search_encoded(queries, vectors, **how, exact=exact)
 
     def search_encoded(
         self,
@@ -331,6 +347,7 @@ class Index:
         where: Where | None = None,
         by: By = "vectors",
         exact: bool = False,
+        oversampling: float = OVERSAMPLING,
     ) -> list[list[Passage]]:
         """As `search_all`, with vectors that were made elsewhere; the index needs no model of its own.
 
@@ -343,10 +360,11 @@ class Index:
             where: conditions.
             by: what is compared.
             exact: whether with every vector.
+            oversampling: candidates for each hit.
 
         Raises as `search_all`; ConfigError too for vectors of another shape. DataError: one that is not finite.
         """
-        self.check_search(queries, k=k, each=each, where=where, by=by)
+        self.check_search(queries, k=k, each=each, where=where, by=by, oversampling=oversampling)
         if by != "words":
             self._check_vectors(vectors, len(queries))
         selection = self._selection(where)
@@ -354,18 +372,27 @@ class Index:
         for number, query in enumerate(queries):
             vector = vectors[number] if vectors is not None and by != "words" else None
             words = self._words.query(query) if self._words is not None and by != "vectors" else None
-            ask = Ask(vector, words, k, selection, exact)
+            ask = Ask(vector, words, k, selection, exact, oversampling)
             found.append(self._passages(ask, k, each) if vector is not None or words is not None else [])
         return found
 
     def check_search(
-        self, queries: Sequence[str], *, k: int = 10, each: int = 1, where: Where | None = None, by: By = "vectors"
+        self,
+        queries: Sequence[str],
+        *,
+        k: int = 10,
+        each: int = 1,
+        where: Where | None = None,
+        by: By = "vectors",
+        oversampling: float = OVERSAMPLING,
     ) -> None:
         """Raise what `search_all` raises of its arguments, without encoding or asking the engine."""
         if k < 1:
             raise ConfigError(f"k must be at least 1, got {k}")
         if each < 1:
             raise ConfigError(f"each must be at least 1, got {each}")
+        if not 1 <= oversampling <= MOST_OVERSAMPLING:
+            raise ConfigError(f"oversampling must be from 1 to {MOST_OVERSAMPLING}, got {oversampling}")
         if by not in ("vectors", "words", "both"):
             raise ConfigError(f"by must be one of vectors, words, both, got {by!r}")
         if by != "vectors" and self._words is None:

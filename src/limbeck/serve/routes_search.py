@@ -11,6 +11,7 @@ from pydantic import AliasChoices, BaseModel, Field
 
 from limbeck.errors import ConditionError, DataError, StoreError
 from limbeck.search.conditions import Kind
+from limbeck.search.engine import MOST_OVERSAMPLING, OVERSAMPLING
 from limbeck.search.index import Passage
 from limbeck.search.spec import Chunks, Precision
 from limbeck.serve.asking import Numbers, Parts, owner_of, parts_of, while_there
@@ -45,6 +46,12 @@ class SearchRequest(BaseModel):
         "vectors", description="words: BM25; both: the sum of 1 / (60 + rank) in either."
     )
     exact: bool = Field(False, description="Compare with every vector at float16, instead of by graph and small ones.")
+    oversampling: float = Field(
+        OVERSAMPLING,
+        ge=1,
+        le=MOST_OVERSAMPLING,
+        description="Candidates by small vectors for each hit, then put in order at float16.",
+    )
     truncate: bool | None = Field(False, description="Cut queries that are too long.")
 
 
@@ -164,7 +171,7 @@ async def _results(parts: Parts, searcher: Searcher, body: SearchRequest, ask: A
     try:
         for i, query in enumerate(ask.texts):  # one at a time: others take turns, and who has gone is dropped
             row = None if found is None else found.vectors[i : i + 1]
-            how: dict[str, Any] = {"k": body.k, "where": body.where, "by": body.by, "exact": body.exact}
+            how: dict[str, Any] = body.model_dump(include={"k", "where", "by", "exact", "oversampling"})
             results += await searcher.run(
                 lambda query=query, row=row, how=how: searcher.index.search_encoded([query], row, **how)
             )

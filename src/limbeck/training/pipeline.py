@@ -619,7 +619,7 @@ class Pipeline:
 
 
 def _vectors(taught: Taught, rows: np.ndarray) -> np.ndarray:
-    """Vectors [B, D] of store rows [B]; a step is drawn from one source, which a teacher teaches whole or not at all."""
+    """Vectors [B, D] of store rows [B]; a step's texts are of one source, which a teacher teaches whole or not."""
     if (rows == UNTAUGHT).all():
         return np.zeros((len(rows), taught.settings.dim), np.float32)
     return taught.store.gather(rows)
