@@ -62,6 +62,12 @@ def serve(
         typer.Option(metavar="URL", help="Let this web page's scripts call the server (CORS); may be given often."),
     ] = None,
     batch_tokens: Annotated[int | None, typer.Option(help="Computed at a time; by the device if not said.")] = None,
+    parallel_batches: Annotated[
+        int | None,
+        typer.Option(
+            help="Batches that a CPU computes at a time, each on its share of the cores; by the cores, up to 4."
+        ),
+    ] = None,
     window_ms: Annotated[
         float | None, typer.Option(help="How long a batch waits for more, once two requests wait. [2]")
     ] = None,
@@ -106,6 +112,7 @@ def serve(
         "aliases": tuple(alias or ()),
         "default_task": default_task,
         "batch_tokens": batch_tokens,
+        "parallel_batches": parallel_batches,
         "window_ms": window_ms,
         "queue_tokens": queue_tokens,
         "waiting_requests": waiting_requests,

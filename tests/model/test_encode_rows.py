@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from tiny_adapters import adapted_bundle
 from tiny_models import student
 
 from limbeck.errors import ConfigError
 from limbeck.model.encoder import Encoder
 from limbeck.model.loading import load
+from limbeck.model.runtime import use_threads
 from limbeck.model.spans import token_ranges
 
 TEXTS = ["", "a key", "Split the string at the first occurrence of sep. " * 9, "how do I join two tables?", "日本語 🙂"]
@@ -22,7 +26,9 @@ SPANNED = ["a key", "Split the string at the sep", "how do I join two tables?"]
 @pytest.fixture(scope="module", params=["last", "mean"])
 def encoder(request: pytest.FixtureRequest, eurobert: Path, tmp_path_factory: pytest.TempPathFactory) -> Encoder:
     section = student(model=str(eurobert), pooling=request.param)
-    return load(adapted_bundle(tmp_path_factory.mktemp("rows") / "model", section, eurobert), device="cpu")
+    return load(
+        adapted_bundle(tmp_path_factory.mktemp("rows") / "model", section, eurobert), device="cpu", precision="fp32"
+    )
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
@@ -56,6 +62,37 @@ def test_two_roles_of_one_adapter_share_a_pass(encoder: Encoder) -> None:
     query, document = encoder.encode_rows(rows, sides[0][0])
     np.testing.assert_allclose(unit(query)[0], encoder.encode("a key", task="retrieval", role="query"), atol=1e-5)
     np.testing.assert_allclose(unit(document)[0], encoder.encode("a key", task="retrieval"), atol=1e-5)
+
+
+def test_threads_that_encode_at_a_time_get_the_vectors_of_one(encoder: Encoder) -> None:
+    encoder.hold, before = 1, encoder.hold  # copies come and go under their feet
+    asked = [(task, encoder.chosen(task)) for task in ("retrieval", "clustering") * 10]
+
+    def encoded(one: Any) -> np.ndarray:
+        task, (shares, prefix) = one
+        use_threads(1)
+        rows, _ = encoder.tokenizer.ids(TEXTS, prefix=prefix, max_tokens=encoder.max_tokens)
+        return unit(np.concatenate(encoder.encode_rows(rows, shares, batch_tokens=40)))
+
+    here = torch.get_num_threads()
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(encoded, asked))
+    assert torch.get_num_threads() == here  # of another thread
+    encoder.hold = before
+    for (task, _), vectors in zip(asked, found, strict=True):
+        np.testing.assert_allclose(vectors, encoder.encode(TEXTS, task=task), atol=1e-5)
+
+
+def test_one_call_at_a_time_where_more_gain_nothing(encoder: Encoder) -> None:
+    assert encoder.parallel == torch.get_num_threads()
+    alone = Encoder(
+        encoder.model,
+        encoder.tokenizer,
+        encoder.spec.model_copy(update={"tasks": []}),
+        device=torch.device("cpu"),
+        compile=True,
+    )
+    assert alone.parallel == 1
 
 
 def test_ranges_have_the_vectors_of_their_spans(encoder: Encoder) -> None:

@@ -13,9 +13,11 @@ from tiny_models import backbone_of, student
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+import limbeck.model.attention  # noqa: F401  # registers attention by text
 from limbeck.model import passes
 from limbeck.model.loading import load
-from limbeck.model.packing import pack, packs, unpack
+from limbeck.model.packing import goes_by_text, pack, packs, unpack
+from limbeck.model.runtime import BY_TEXT
 from limbeck.model.student import StudentModel
 from limbeck.model.tokenizer import pad
 
@@ -101,6 +103,30 @@ def test_transformers_own_masks_keep_packed_texts_of_a_causal_model_apart(
     model.backbone.set_attn_implementation(attention)
     found = pooled(model, unpack(model.token_states(**pack(ROWS, CPU)), ROWS))
     torch.testing.assert_close(found, padded(model), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", ["last", "mean", "cls"])
+@pytest.mark.parametrize("kind", ["causal Qwen3", "bidirectional Qwen3", "Llama", "EuroBERT", "rotary BERT"])
+@torch.no_grad()
+def test_attention_by_text_gives_the_vectors_of_padded_texts(kind: str, pooling: str, folders: dict[str, Path]) -> None:
+    model = StudentModel(packed_backbone(kind, folders), pooling=pooling)
+    expected, alone = padded(model), model(torch.tensor([[6, 7, 8]]), torch.ones(1, 3, dtype=torch.int64))
+    assert goes_by_text(model.backbone) and not packs(model.backbone, CPU)
+    model.backbone.set_attn_implementation(BY_TEXT)
+    assert packs(model.backbone, CPU)
+    torch.testing.assert_close(model.packed(ROWS, None, CPU), expected, atol=1e-5, rtol=1e-5)
+    in_order = sorted(range(len(ROWS)), key=lambda i: len(ROWS[i]))  # those of 12 tokens together
+    found = model.packed([ROWS[i] for i in in_order], None, CPU)
+    torch.testing.assert_close(found, expected[in_order], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(padded(model), expected, atol=1e-5, rtol=1e-5)  # what is padded is masked
+    found = model.packed([np.array([6, 7, 8], np.int32)], None, CPU)
+    torch.testing.assert_close(found, alone, atol=1e-5, rtol=1e-5)
+    ones = model.packed([row[:1] for row in ROWS], None, CPU)  # as many texts as tokens
+    torch.testing.assert_close(ones, expected[[2] * 5], atol=1e-5, rtol=1e-5)
+
+
+def test_windows_do_not_go_by_text(folders: dict[str, Path]) -> None:
+    assert not goes_by_text(packed_backbone("ModernBERT", folders))
 
 
 def test_texts_are_packed_under_flash_attention_on_a_gpu_and_nowhere_else(folders: dict[str, Path]) -> None:

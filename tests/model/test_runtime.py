@@ -31,6 +31,9 @@ def test_attention_is_chosen_by_device_length_and_precision(monkeypatch) -> None
     assert runtime.attention_of("auto", CPU, 513) == "eager_or_sdpa"  # each batch by its own length
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     assert runtime.attention_of("auto", CPU, 512) == runtime.attention_of("auto", CPU, 513) == "sdpa"
+    assert runtime.attention_of("auto", CPU, 512, "fp32", trains=True) == "sdpa"
+    assert runtime.attention_of("auto", CPU, 512, "bf16", trains=True) == "eager"  # its backward pass is the slow one
+    assert runtime.attention_of("auto", CPU, 513, "bf16", trains=True) == "eager_or_sdpa"
     assert runtime.attention_of("auto", CUDA, 512) == "flash_attention_2"
     assert runtime.attention_of("auto", CUDA, 512, "fp32") == "sdpa"  # FlashAttention has no fp32
     monkeypatch.setattr(runtime, "find_spec", lambda name: None)

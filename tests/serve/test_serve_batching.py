@@ -294,8 +294,11 @@ def test_the_watch_is_told_of_every_batch_and_of_each_request_once() -> None:
         st.tuples(st.sampled_from("ab"), st.lists(st.integers(1, 12), min_size=1, max_size=8)), max_size=12
     ),
     batch_tokens=st.integers(1, 20),
+    threads=st.integers(1, 3),
 )
-def test_everyone_gets_all_of_their_own_in_order(requests: list[tuple[str, list[int]]], batch_tokens: int) -> None:
+def test_everyone_gets_all_of_their_own_in_order(
+    requests: list[tuple[str, list[int]]], batch_tokens: int, threads: int
+) -> None:
     computer = Computer()
 
     async def work(batcher: Batcher) -> None:
@@ -305,7 +308,7 @@ def test_everyone_gets_all_of_their_own_in_order(requests: list[tuple[str, list[
         for (_, each), got in zip(asked, found, strict=True):
             assert values(got) == [int(row.ids[0]) for row in each]
 
-    run(computer, work, batch_tokens=batch_tokens, queue_tokens=10_000)
+    run(computer, work, batch_tokens=batch_tokens, queue_tokens=10_000, threads=threads)
     done = [row[0] for _, batch in computer.batches for row in batch]
     assert sorted(done) == list(range(len(done)))
     assert all(len(batch) == 1 or sum(map(len, batch)) <= batch_tokens for _, batch in computer.batches)
@@ -335,3 +338,39 @@ def test_no_request_is_written_out_whatever_becomes_of_it() -> None:
             await gone
 
     run(computer, work)
+
+
+def test_several_threads_compute_a_batch_each_and_a_request_has_one_at_a_time() -> None:
+    computer = Computer(held=True)
+
+    async def work(batcher: Batcher) -> None:
+        large = asyncio.create_task(batcher.submit("a", rows(1, 2, 3, tokens=8)))  # a batch for each of its rows
+        await began(computer)
+        computer.began.clear()
+        small = asyncio.create_task(batcher.submit("a", rows(4)))
+        await began(computer)  # beside the first
+        assert batcher.computing == 2 and [len(batch) for _, batch in computer.batches] == [1, 1]
+        late = asyncio.create_task(batcher.submit("a", rows(5)))
+        await asyncio.sleep(0.01)
+        assert batcher.requests == 1 and batcher.computing == 2  # no third
+        computer.go.set()
+        assert [values(found) for found in await asyncio.gather(large, small, late)] == [[1, 2, 3], [4], [5]]
+        assert batcher.computing == 0
+
+    run(computer, work, threads=2)
+    assert len(computer.batches) == 5
+
+
+def test_closed_with_several_threads_all_that_was_accepted_is_finished() -> None:
+    computer = Computer(held=True)
+
+    async def work(batcher: Batcher) -> None:
+        asked = [asyncio.create_task(batcher.submit(key, rows(n, n + 1, tokens=8))) for n, key in enumerate("abc")]
+        await began(computer)
+        closing = asyncio.create_task(batcher.close())
+        await asyncio.sleep(0.01)
+        computer.go.set()
+        await closing
+        assert [values(await task) for task in asked] == [[0, 1], [1, 2], [2, 3]]
+
+    run(computer, work, threads=2)

@@ -106,7 +106,7 @@ def running() -> Iterator[Callable[..., Running]]:
 
 def test_texts_of_a_client_that_hangs_up_are_not_computed(encoder: Any, running: Any) -> None:
     slow = Slow(encoder)
-    server = running(slow)
+    server = running(slow, parallel_batches=1)
     answers: list[Any] = []
     first = threading.Thread(target=lambda: answers.append(server.ask({"input": "a key column"})))
     first.start()

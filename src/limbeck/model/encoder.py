@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +18,7 @@ from limbeck import compress
 from limbeck.compress import Precision
 from limbeck.errors import ConfigError, ModelError, TextError
 from limbeck.files import sha256_file
-from limbeck.model import passes
+from limbeck.model import passes, rope
 from limbeck.model import runtime as runtimes
 from limbeck.model.adapters import Adapter, merged
 from limbeck.model.bundle import ADAPTERS, PROJECTION, BundleSpec
@@ -108,6 +109,7 @@ class Encoder:
         self._adapters = {task: _on(self.device, adapter) for task, adapter in adapters.items()}
         self.hold = hold or max(1, _HELD_BYTES // max(1, self._copy_bytes()))
         self._held: OrderedDict[Shares, StudentModel] = OrderedDict()  # the one used last is last
+        self._merging = Lock()  # a copy is made once, whoever asks
         self._stand_ins: OrderedDict[Shares, passes.Forward] = OrderedDict()  # of another backend, likewise
 
     @property
@@ -155,6 +157,12 @@ class Encoder:
         return runtimes.Runtime(
             self._backend, str(self.device), self.compute, attention, self._threads, compiled=self._compile
         )
+
+    @property
+    def parallel(self) -> int:
+        """Calls of `encode_rows` that may run at a time and gain by it: as many as there are CPU threads, else 1."""
+        alone = self._compile or self._backend != "torch" or rope.stretched_beyond(self.model.backbone) is not None
+        return 1 if alone or self.device.type != "cpu" else self._threads
 
     @property
     def fingerprint(self) -> str:
@@ -344,7 +352,7 @@ class Encoder:
         """Encode texts that `tokenizer` made tokens of, behind the prefix that `chosen` gave with the shares.
 
         For those who tokenise elsewhere, such as a server that mixes the texts of several requests: `encode` gives the
-        same vectors, cut to `dim` and normalised.
+        same vectors, cut to `dim` and normalised. May be called from several threads, see `parallel`.
 
         Args:
             rows: token ids of N texts, each [T] int32, T ≤ `max_tokens`.
@@ -466,13 +474,14 @@ class Encoder:
         """The base with adapters merged in, always from the base's own weights: what came before never matters."""
         if not shares:
             return self.model
-        if shares not in self._held:
-            while len(self._held) >= self.hold:  # before the next is made, so that there are never more
-                self._held.popitem(last=False)
-            backbone = merged(self.model.backbone, [(self._adapters[name], share) for name, share in shares])
-            self._held[shares] = self._ready(StudentModel(backbone, pooling=self.spec.pooling))
-        self._held.move_to_end(shares)
-        return self._held[shares]
+        with self._merging:
+            if shares not in self._held:
+                while len(self._held) >= self.hold:  # before the next is made, so that there are never more
+                    self._held.popitem(last=False)
+                backbone = merged(self.model.backbone, [(self._adapters[name], share) for name, share in shares])
+                self._held[shares] = self._ready(StudentModel(backbone, pooling=self.spec.pooling))
+            self._held.move_to_end(shares)
+            return self._held[shares]
 
     def _ready(self, student: StudentModel) -> StudentModel:
         """On the device, and compiled (at its first pass, for texts of any number and length) if that was asked for."""

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limbeck.model.runtime import EAGER_OR_SDPA
+from limbeck.model.runtime import BY_TEXT, EAGER_OR_SDPA
 
 # Layers whose parts are known. Post-norm: norms follow what they normalise; pre-norm: they stand in front of it.
 _POST_NORM = ("JinaEmbeddingsV3Layer",)
@@ -25,6 +25,8 @@ _PRE_NORM = ("Qwen3DecoderLayer", "EuroBertDecoderLayer", "LlamaDecoderLayer")
 
 def pool_in_last_layer(backbone: nn.Module) -> bool:
     """Let the backbone's last layer take `pooled`: [B] positions, whose states [B, 1, H] it then gives alone.
+
+    Of N texts in one row (`cu_seq_lens_q`, see `limbeck.model.packing`): [N] positions, whose states are [1, N, H].
 
     `backbone(…, pooled=positions)` computes what is needed for them; without the argument it is what it was, as are its
     weights, their names and its class's name. (The layer is given a subclass of its class, as FSDP2 does it.) Returns
@@ -46,7 +48,7 @@ def understands(backbone: nn.Module) -> bool:
     stack: Any = getattr(backbone, "layers", None)
     known = bool(stack) and isinstance(stack[-1], _PooledLayer)
     # FlashAttention aligns a causal query with the last key, padding or not
-    return known and getattr(backbone.config, "_attn_implementation", None) in ("eager", "sdpa", EAGER_OR_SDPA)
+    return known and getattr(backbone.config, "_attn_implementation", None) in ("eager", "sdpa", EAGER_OR_SDPA, BY_TEXT)
 
 
 class _PooledLayer(nn.Module):
@@ -56,9 +58,14 @@ class _PooledLayer(nn.Module):
         if pooled is None:
             return super().forward(hidden_states, *args, **kwargs)
         layer: Any = self
-        # shape, not len: a traced graph would keep the number of texts that it was traced with
-        rows = torch.arange(hidden_states.shape[0], device=hidden_states.device)
-        residual = hidden_states[rows, pooled][:, None]
+        if "cu_seq_lens_q" in kwargs:
+            rows = torch.zeros_like(pooled)[None]
+            pooled = pooled[None]
+        else:
+            # shape, not len: a traced graph would keep the number of texts that it was traced with
+            rows = torch.arange(hidden_states.shape[0], device=hidden_states.device)[:, None]
+            pooled = pooled[:, None]
+        residual = hidden_states[rows, pooled]
         if hasattr(layer, "input_layernorm"):
             states = layer.input_layernorm(hidden_states)
             residual = residual + _attend(layer.self_attn, states, rows, pooled, *args, **kwargs)
@@ -76,9 +83,12 @@ def _attend(
     attention_mask: Tensor | None = None,
     *,
     position_embeddings: tuple[Tensor, Tensor],
-    **_: Any,
+    **named: Any,
 ) -> Tensor:
-    """One query a text against all its keys: states [B, T, H] → [B, 1, H]."""
+    """One query a text against all its keys: states [B, T, H] → [B, 1, H], or of texts in one row → [1, N, H].
+
+    rows, pooled: where the queries are, [B, 1] or [1, N].
+    """
     texts, tokens, _width = states.shape
     source = sys.modules[type(attention).__module__]
 
@@ -86,15 +96,15 @@ def _attend(
         split = linear(inputs).view(texts, -1, linear.out_features // attention.head_dim, attention.head_dim)
         return getattr(attention, norm, _same)(split).transpose(1, 2)
 
-    query = heads(attention.q_proj, "q_norm", states[rows, pooled][:, None])
+    query = heads(attention.q_proj, "q_norm", states[rows, pooled])
     key, value = heads(attention.k_proj, "k_norm", states), heads(attention.v_proj, "", states)
     everywhere = [part.expand(texts, tokens, -1) for part in position_embeddings]
-    there = [part[rows, pooled][:, None] for part in everywhere]
+    there = [part[rows, pooled] for part in everywhere]
     query, _none = source.apply_rotary_pos_emb(query, query[:, :0], *there)
     key, _none = source.apply_rotary_pos_emb(key, key[:, :0], *position_embeddings)
     mask = attention_mask
     if mask is not None and mask.shape[-2] != 1:
-        mask = mask.expand(texts, -1, -1, -1)[rows, :, pooled][:, :, None]
+        mask = mask.expand(texts, -1, -1, -1)[rows[:, 0], :, pooled[:, 0]][:, :, None]
     attended, _weights = _interface(attention, source)(
         attention,
         query,
@@ -103,8 +113,9 @@ def _attend(
         mask,
         dropout=attention.attention_dropout if attention.training else 0.0,
         scaling=attention.scaling,
+        **{name: named[name] for name in ("cu_seq_lens_q",) if name in named},
     )
-    return attention.o_proj(attended.reshape(texts, 1, -1))
+    return attention.o_proj(attended.reshape(texts, pooled.shape[1], -1))
 
 
 def _interface(attention: Any, source: Any) -> Callable[..., tuple[Tensor, Any]]:

@@ -14,6 +14,7 @@ from limbeck.errors import ConfigError, ModelError
 from limbeck.model import jina_v5, rope, runtime
 from limbeck.model.bundle import MANIFEST, read_bundle, read_spec
 from limbeck.model.encoder import Encoder
+from limbeck.model.packing import goes_by_text
 from limbeck.model.student import StudentModel
 from limbeck.model.tokenizer import first_line
 
@@ -71,6 +72,10 @@ def load(
         found = read_bundle(folder, attn_implementation=attention, trust_remote_code=trust_remote_code)
     rope.set_rope(found.backbone, rope_theta, scaling)
     rope.forget_lengths(found.backbone)
+    if (where.type, attention, backend, compile) == ("cpu", "sdpa", "torch", False) and goes_by_text(found.backbone):
+        import limbeck.model.attention  # noqa: F401  # makes the name known to transformers
+
+        found.backbone.set_attn_implementation(runtime.BY_TEXT)
     return Encoder(
         StudentModel(found.backbone, pooling=spec.pooling),
         found.tokenizer,

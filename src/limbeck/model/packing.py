@@ -1,7 +1,7 @@
-"""Texts of a forward pass in one row without padding, where FlashAttention keeps them apart.
+"""Texts of a forward pass in one row without padding, where attention keeps them apart.
 
-A batch of texts of different lengths pays for padding in every layer but attention. FlashAttention takes the texts one
-after the other, as a row of tokens and the places where texts begin.
+A batch of texts of different lengths pays for padding in every layer. FlashAttention on a GPU, and attention text by
+text on a CPU, take the texts one after the other, as a row of tokens and the places where texts begin.
 """
 
 from __future__ import annotations
@@ -14,14 +14,25 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from limbeck.model.runtime import BY_TEXT
+
 # Models that hand what `pack` gives to every layer's attention, and mix tokens in no other way.
 _KNOWN = ("Qwen3Model", "LlamaModel", "EuroBertModel", "JinaEmbeddingsV3Model", "ModernBertModel")
 
 
 def packs(backbone: nn.Module, device: torch.device) -> bool:
-    """Whether `pack` may be used: on CUDA, under FlashAttention, for an architecture that is known here."""
+    """Whether `pack` may be used: under FlashAttention on CUDA, and attention by text, of known architectures."""
     implementation = getattr(getattr(backbone, "config", None), "_attn_implementation", None)
-    return device.type == "cuda" and implementation == "flash_attention_2" and type(backbone).__name__ in _KNOWN
+    known = type(backbone).__name__ in _KNOWN
+    return known and (implementation == BY_TEXT or (implementation == "flash_attention_2" and device.type == "cuda"))
+
+
+def goes_by_text(backbone: nn.Module) -> bool:
+    """Whether attention may go text by text: in a known architecture in which every token may see its whole text."""
+    config: Any = backbone.config
+    windows = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
+    kinds = set(getattr(config, "layer_types", None) or ())
+    return type(backbone).__name__ in _KNOWN and not windows and kinds <= {"full_attention"}
 
 
 def pack(rows: Sequence[np.ndarray], device: torch.device) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from limbeck.data.batching import micro_batches
 from limbeck.model import rope
-from limbeck.model.packing import pack, packs, unpack
+from limbeck.model.packing import packs
 from limbeck.model.spans import Span, token_ranges
 from limbeck.model.student import StudentModel
 from limbeck.model.tokenizer import OnLong, Tokenizer, pad
@@ -205,12 +205,9 @@ def _pooled(
 ) -> Tensor:
     """One vector for each text, or for each range of its tokens, text after text: [n, H]."""
     if packs(student.backbone, device) and (forward is None or ranges is not None):
-        states = unpack(student.token_states(**pack(rows, device)), rows)
-    else:
-        ids, mask = (torch.from_numpy(array).to(device) for array in pad(rows, pad_id))
-        if ranges is None:
-            return (forward or student)(ids, mask)
-        states = student.token_states(input_ids=ids, attention_mask=mask)
+        return student.packed(rows, ranges, device)
+    ids, mask = (torch.from_numpy(array).to(device) for array in pad(rows, pad_id))
     if ranges is None:
-        ranges = [np.array([[0, len(row)]]) for row in rows]
+        return (forward or student)(ids, mask)
+    states = student.token_states(input_ids=ids, attention_mask=mask)
     return torch.cat([student.pool_ranges(*of_text) for of_text in zip(states, ranges, strict=True)])

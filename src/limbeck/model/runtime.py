@@ -17,9 +17,11 @@ Backend = Literal["torch", "openvino"]
 
 # Below this many tokens, batched matrix products with the full attention matrix are faster on a CPU with AVX2 than its
 # flash-attention kernel; above, the matrix no longer fits the caches and costs memory quadratic in the length. With
-# AVX512 that kernel is level for the shortest texts and ahead from some tens of tokens on (both in fp32).
+# AVX512 that kernel is level for the shortest texts and ahead from some tens of tokens on (both in fp32); but its
+# backward pass in bf16 takes so long that with the matrix a step of training is half as fast again.
 EAGER_LIMIT = 512
 EAGER_OR_SDPA = "eager_or_sdpa"  # the attention that chooses so for each batch, see limbeck.model.attention
+BY_TEXT = "sdpa_by_text"  # the one that takes texts which stand in one row one after the other, likewise
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,12 @@ def limit_threads() -> int:
     return torch.get_num_threads()
 
 
+def use_threads(count: int) -> None:
+    """Let what this thread computes on a CPU take so many threads; other threads keep theirs (OpenMP, MKL)."""
+    if torch.get_num_threads() != count:  # setting it empties oneDNN's cache
+        torch.set_num_threads(count)
+
+
 def device_of(name: str | None = None) -> torch.device:
     """The device asked for, or the best there is: CUDA, then MPS, then CPU."""
     if name:
@@ -77,15 +85,18 @@ def precision_of(asked: Precision, device: torch.device) -> Literal["fp32", "bf1
     return "bf16" if computes_in_bf16(device.type) else "fp32"
 
 
-def attention_of(asked: str, device: torch.device, max_tokens: int, precision: str = "bf16") -> str:
+def attention_of(
+    asked: str, device: torch.device, max_tokens: int, precision: str = "bf16", *, trains: bool = False
+) -> str:
     """What `auto` means, where the longest that a batch can be is `max_tokens`.
 
-    On a CPU with AVX512 sdpa; on other CPUs eager for short batches, sdpa for long; on CUDA FlashAttention in bf16, if
-    installed; else sdpa.
+    On a CPU with AVX512 sdpa, but for training in bf16; there, and on other CPUs, eager for short batches, sdpa for
+    long; on CUDA FlashAttention in bf16, if installed; else sdpa.
     """
     if asked != "auto":
         return asked
-    if device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX512":
+    slow_backward = trains and precision == "bf16"
+    if device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX512" and not slow_backward:
         return "sdpa"
     if device.type == "cpu" and max_tokens <= EAGER_LIMIT:
         return "eager"

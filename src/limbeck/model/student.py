@@ -5,6 +5,7 @@ B: texts, T: tokens, H: hidden, D: teacher dims.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 from limbeck.model.last_layer import pool_in_last_layer, understands
+from limbeck.model.packing import pack, unpack
 from limbeck.model.pooling import POOLINGS, RANGE_POOLINGS, last_position
 from limbeck.model.projection import Projection
 from limbeck.model.reduction import Meeting
@@ -42,6 +44,25 @@ class StudentModel(nn.Module):
             pooled = last_position(mask)
             return self.token_states(input_ids=ids, attention_mask=shown, pooled=pooled)[:, 0].float()
         return self._pool(self.token_states(input_ids=ids, attention_mask=shown), mask).float()
+
+    def packed(self, rows: Sequence[np.ndarray], ranges: Sequence[np.ndarray] | None, device: torch.device) -> Tensor:
+        """One pass without padding, where `limbeck.model.packing.packs`.
+
+        Args:
+            rows: token ids of N texts, each [T] int32.
+            ranges: of each text, [S, 2], begins and ends of tokens that get a vector each; None = whole texts.
+            device: of the backbone.
+
+        Returns fp32 [N, H], or [ΣS, H] text after text.
+        """
+        inputs = pack(rows, device)
+        if ranges is None and self._pools_in_last_layer and understands(self.backbone):
+            last = inputs["cu_seq_lens_q"][1:].long() - 1
+            return self.token_states(**inputs, pooled=last)[0].float()
+        if ranges is None:
+            ranges = [np.array([[0, len(row)]]) for row in rows]
+        states = unpack(self.token_states(**inputs), rows)
+        return torch.cat([self.pool_ranges(*of_text) for of_text in zip(states, ranges, strict=True)])
 
     def token_states(self, **inputs: Any) -> Tensor:
         """States [B, T, H] after the last layer, of a backbone's `inputs`: input_ids [B, T] and what goes with them."""

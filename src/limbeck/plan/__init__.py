@@ -84,7 +84,8 @@ def make_plan(recipe: Recipe, *, probe: bool = True, read_seconds: float = 10.0)
     teacher_config = teacher_config_of(recipe)
     student_config = student_config_of(recipe, teacher_config)
     longest = recipe.distill.max_tokens or recipe.student.max_tokens
-    attention = runtime.attention_of(recipe.distill.attention, device, longest)
+    precision = runtime.precision_of(recipe.distill.precision, device)
+    attention = runtime.attention_of(recipe.distill.attention, device, longest, precision, trains=True)
     pooled = recipe.student.pooling == "last" and attention in ("eager", "sdpa", runtime.EAGER_OR_SDPA)
     student = estimate.shape_of(student_config, pooled=pooled)
     teacher = estimate.shape_of(teacher_config) if teacher_config else None
@@ -95,7 +96,7 @@ def make_plan(recipe: Recipe, *, probe: bool = True, read_seconds: float = 10.0)
     length = min(longest, round(sum(means) / len(means) if means else TYPICAL_LENGTH))
     how = Running(
         device=device.type,
-        precision=runtime.precision_of(recipe.distill.precision, device),
+        precision=precision,
         teacher_precision=runtime.precision_of(recipe.teacher.precision, device),
         attention="eager" if attention == "eager" else "sdpa",
         length=length,

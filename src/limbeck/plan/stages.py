@@ -173,7 +173,7 @@ def _extend(recipe: Recipe, models: Models, data: Sequence[Texts], rates: dict[s
     assert settings is not None
     longest = settings.max_tokens or recipe.student.max_tokens
     precision = runtime.precision_of(settings.precision, device)
-    attention = runtime.attention_of(settings.attention, device, longest, precision)
+    attention = runtime.attention_of(settings.attention, device, longest, precision, trains=True)
     known = [d.mean_tokens[longest] for d in data if d.source in settings.sources and d.mean_tokens]
     length = round(sum(known) / len(known)) if known else longest  # where it is not known, as long as may be
     kind: Attention = "eager" if attention == "eager" else "sdpa"
@@ -238,7 +238,7 @@ def _adapt(
     student, lora, device = models.student, settings.lora, runtime.device_of()
     longest = settings.max_tokens or recipe.student.max_tokens
     precision = runtime.precision_of(settings.precision, device)
-    attention = runtime.attention_of(settings.attention, device, longest, precision)
+    attention = runtime.attention_of(settings.attention, device, longest, precision, trains=True)
     drawn = _drawn(recipe, task, settings, data)
     trained = student.lora_weights(lora) + (models.projection if settings.train_projection else 0)
     still = student.frozen_bytes(precision) + (0 if settings.train_projection else 4 * models.projection)

@@ -1,9 +1,9 @@
-"""Texts of many requests → batches for one compute thread. Asyncio only: what computes is a function.
+"""Texts of many requests → batches for one compute thread, or a few. Asyncio only: what computes is a function.
 
-A lone request is computed at once. While it is, others come to wait, and the next batch takes from all of them that
-change the forward pass in the same way (their key). Every request gets its share of a batch, and one that is not done
-goes to the back of the line, so that a large request never holds up a small one by more than a batch. A batch that is
-not full is kept open for a moment only if a second request waits already.
+A lone request is computed at once. While all threads compute, others come to wait, and the next batch takes from all of
+them that change the forward pass in the same way (their key). Every request gets its share of a batch, and one that is
+not done goes to the back of the line, so that a large request never holds up a small one by more than a batch. A batch
+that is not full is kept open for a moment only if a second request waits already.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Row:
 
 
 Compute = Callable[[Hashable, list[Row]], Sequence[np.ndarray]]
-"""(key, rows of that key) → an array for each row. Runs in the compute thread."""
+"""(key, rows of that key) → an array for each row. Runs in a compute thread, or in several at a time."""
 
 
 class Watch(Protocol):
@@ -89,24 +89,29 @@ class Batcher:
         batch_tokens: int,
         queue_tokens: int,
         window_seconds: float = 0.002,
+        threads: int = 1,
         watch: Watch | None = None,
     ) -> None:
         """Nothing runs before `start`.
 
         Args:
-            compute: makes vectors of a batch; never called twice at a time.
+            compute: makes vectors of a batch.
             batch_tokens: of a batch; a longer row has a batch to itself.
             queue_tokens: that wait or are computed. A request that is larger is taken when nothing else is there.
             window_seconds: a batch that is not full waits for more, if two requests wait.
+            threads: batches that are computed at a time.
             watch: is told of the work.
         """
         self._compute, self._watch = compute, watch
         self._batch_tokens, self._queue_tokens, self._window = batch_tokens, queue_tokens, window_seconds
+        self._threads = threads
         self._waiting: deque[_Request] = deque()
         self._tokens, self._rate = 0, 0.0
         self._wake = asyncio.Event()
         self._closing = False
-        self._thread: ThreadPoolExecutor | None = None
+        self._pool: ThreadPoolExecutor | None = None
+        self._free = asyncio.Semaphore(threads)
+        self._computing: set[asyncio.Task[None]] = set()  # the batches that are computed now
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -120,6 +125,11 @@ class Batcher:
         return len(self._waiting)
 
     @property
+    def computing(self) -> int:
+        """Batches that are computed now."""
+        return len(self._computing)
+
+    @property
     def alive(self) -> bool:
         """Whether it takes requests."""
         return self._task is not None and not self._task.done() and not self._closing
@@ -131,7 +141,7 @@ class Batcher:
 
     def start(self) -> None:
         """Begin to work, in the running event loop."""
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="limbeck-compute")
+        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="limbeck-compute")
         self._task = asyncio.get_running_loop().create_task(self._work())
 
     async def close(self) -> None:
@@ -140,8 +150,8 @@ class Batcher:
         self._wake.set()
         if self._task is not None:
             await asyncio.gather(self._task, return_exceptions=True)
-        if self._thread is not None:
-            await asyncio.to_thread(self._thread.shutdown)
+        if self._pool is not None:
+            await asyncio.to_thread(self._pool.shutdown)
 
     def check_room(self, tokens: int) -> None:
         """Raise Full where a request of so many tokens would not be taken now."""
@@ -178,25 +188,38 @@ class Batcher:
                     self._waiting.remove(request)
 
     async def run(self, function: Callable[[], Result]) -> Result:
-        """Call a function in the compute thread, between batches. Raises Closed, and what it raises."""
-        if self._thread is None or not self.alive:
+        """Call a function in a compute thread, between batches. Raises Closed, and what it raises."""
+        if self._pool is None or not self.alive:
             raise Closed
-        return await asyncio.get_running_loop().run_in_executor(self._thread, function)
+        return await asyncio.get_running_loop().run_in_executor(self._pool, function)
 
     async def _work(self) -> None:
         while True:
+            await self._free.acquire()  # first: until a thread is free, more can come into its batch
             while not self._waiting:
                 if self._closing:
-                    return
+                    await asyncio.gather(*self._computing)
+                    if not self._waiting:  # a request that was not done is back in the line
+                        return
+                    continue
                 self._wake.clear()
                 await self._wake.wait()
             await self._stay_open()
-            if self._waiting:
-                batch = self._take()
-                await self._serve(batch)
-                for request, _ in batch.parts:  # now, not before: those who came during the batch are ahead of it
-                    if request.order and not request.future.done():
-                        self._waiting.append(request)
+            if not self._waiting:
+                self._free.release()
+                continue
+            task = asyncio.get_running_loop().create_task(self._worked(self._take()))
+            self._computing.add(task)
+            task.add_done_callback(self._computing.discard)
+
+    async def _worked(self, batch: _Batch) -> None:
+        """Compute a batch; what is not done of its requests waits again."""
+        await self._serve(batch)
+        for request, _ in batch.parts:  # now, not before: those who came during the batch are ahead of it
+            if request.order and not request.future.done():
+                self._waiting.append(request)
+        self._wake.set()
+        self._free.release()
 
     async def _stay_open(self) -> None:
         """Wait for more to come, while a second request waits and the batch is not full."""
@@ -236,7 +259,7 @@ class Batcher:
 
     async def _serve(self, batch: _Batch) -> None:
         """Compute a batch and hand out what it gave. Where it fails, each request is tried by itself."""
-        begun = time.monotonic()
+        begun, beside = time.monotonic(), self.computing
         try:
             self._give(batch, await self._computed(batch.key, batch.rows))
         except Exception as error:  # whatever a model raises is its request's, and the next one is served
@@ -250,14 +273,14 @@ class Batcher:
             return
         rows, seconds = batch.rows, time.monotonic() - begun
         tokens = sum(len(row.ids) for row in rows)
-        rate = tokens / max(seconds, 1e-6)
+        rate = max(1, beside) * tokens / max(seconds, 1e-6)
         self._rate = 0.8 * self._rate + 0.2 * rate if self._rate else rate
         if self._watch:
             self._watch.computed(seconds=seconds, requests=len(batch.parts), texts=len(rows), tokens=tokens)
 
     async def _computed(self, key: Hashable, rows: list[Row]) -> Sequence[np.ndarray]:
-        assert self._thread is not None
-        found = await asyncio.get_running_loop().run_in_executor(self._thread, self._compute, key, rows)
+        assert self._pool is not None
+        found = await asyncio.get_running_loop().run_in_executor(self._pool, self._compute, key, rows)
         assert len(found) == len(rows)
         return found
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from limbeck import compress
 from limbeck.errors import ConfigError, DataError, TextError
-from limbeck.model.runtime import encode_tokens
+from limbeck.model.runtime import encode_tokens, use_threads
 from limbeck.serve.batching import Batcher, Closed, Full, Row
 from limbeck.serve.catalogue import Choice
 from limbeck.serve.errors import Refusal
@@ -23,6 +23,8 @@ from limbeck.serve.settings import Settings
 from limbeck.serve.tokens import Long, late_rows, rows_of
 
 _TOKENIZING = 2  # threads: tokens are made beside a forward pass, and the tokenizer has threads of its own
+
+_PARALLEL = 4  # batches at a time, at most: more would each be slower, and none sooner
 
 _AT_ONCE = 500  # characters whose tokens are made in place: to hand them to a thread and back would cost more
 
@@ -72,11 +74,13 @@ class Embedder:
         """Args: encoder: of `limbeck.load`, used by nobody else from now on; settings; metrics."""
         self.encoder, self.settings, self._metrics = encoder, settings, metrics
         self.batch_tokens = settings.batch_tokens or 2 * encode_tokens(encoder.device)
+        self._threads = encoder.parallel
         self.batcher = Batcher(
             self._compute,
             batch_tokens=self.batch_tokens,
             queue_tokens=settings.queue_tokens,
             window_seconds=settings.window_ms / 1000,
+            threads=min(encoder.parallel, settings.parallel_batches or _PARALLEL),
             watch=metrics,
         )
         metrics.look_at(self.batcher)
@@ -181,4 +185,6 @@ class Embedder:
     def _compute(self, key: Hashable, rows: list[Row]) -> Sequence[np.ndarray]:
         shares, late = key  # type: ignore[misc]
         ranges = [row.ranges for row in rows] if late else None
+        if self._threads > 1:
+            use_threads(max(1, self._threads // max(1, self.batcher.computing)))
         return self.encoder.encode_rows([row.ids for row in rows], shares, ranges=ranges)

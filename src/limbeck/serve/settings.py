@@ -24,6 +24,10 @@ class Settings(BaseModel):
     batch_tokens: int | None = Field(default=None, ge=1)
     """Tokens that are computed at a time; None = twice what the device takes in one forward pass, so that texts of
     several requests can be sorted by length."""
+    parallel_batches: int | None = Field(default=None, ge=1)
+    """Batches that are computed at a time, each on its share of a CPU's cores, so that no core waits for another that
+    serves a client meanwhile; a batch that is alone has all of them. None = as many as there are cores, up to 4. Other
+    devices, and compiled models, compute one."""
     window_ms: float = Field(default=2.0, ge=0)
     """How long a batch that is not full stays open, once a second request waits: less than a forward pass takes."""
     queue_tokens: int = Field(default=500_000, ge=1)

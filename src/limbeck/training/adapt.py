@@ -232,7 +232,9 @@ def adapt(
     backbone: Any = base.model
     digest = adapters.base_digest(backbone)
     adapters.attach(backbone, settings.lora, task, seed=recipe.seed)
-    backbone.set_attn_implementation(runtime.attention_of(settings.attention, device, max_tokens, precision))
+    backbone.set_attn_implementation(
+        runtime.attention_of(settings.attention, device, max_tokens, precision, trains=True)
+    )
     if settings.gradient_checkpointing:
         runtime.checkpoint_activations(backbone)
         backbone.enable_input_require_grads()

@@ -251,7 +251,7 @@ def ready(recipe: Recipe, settings: Stage1, backbone: Backbone) -> Accelerator:
     precision = runtime.precision_of(settings.precision, device)
     max_tokens = settings.max_tokens or recipe.student.max_tokens
     backbone.model.set_attn_implementation(  # type: ignore[operator]
-        runtime.attention_of(settings.attention, device, max_tokens, precision)
+        runtime.attention_of(settings.attention, device, max_tokens, precision, trains=True)
     )
     if settings.gradient_checkpointing:
         runtime.checkpoint_activations(backbone.model)
