@@ -198,7 +198,7 @@ class Batcher:
             await self._free.acquire()  # first: until a thread is free, more can come into its batch
             while not self._waiting:
                 if self._closing:
-                    await asyncio.gather(*self._computing)
+                    await asyncio.gather(*self._computing, return_exceptions=True)
                     if not self._waiting:  # a request that was not done is back in the line
                         return
                     continue
@@ -214,12 +214,14 @@ class Batcher:
 
     async def _worked(self, batch: _Batch) -> None:
         """Compute a batch; what is not done of its requests waits again."""
-        await self._serve(batch)
-        for request, _ in batch.parts:  # now, not before: those who came during the batch are ahead of it
-            if request.order and not request.future.done():
-                self._waiting.append(request)
-        self._wake.set()
-        self._free.release()
+        try:
+            await self._serve(batch)
+            for request, _ in batch.parts:  # now, not before: those who came during the batch are ahead of it
+                if request.order and not request.future.done():
+                    self._waiting.append(request)
+        finally:
+            self._wake.set()
+            self._free.release()
 
     async def _stay_open(self) -> None:
         """Wait for more to come, while a second request waits and the batch is not full."""
