@@ -65,14 +65,16 @@ def load(
     spec = spec.model_copy(update=changed)
     where = runtime.device_of(device)
     runtime.check_backend(backend, where, compiled=compile)  # before anything is read
-    attention = runtime.attention_of("auto", where, spec.max_tokens, runtime.precision_of(precision, where))
+    computed = runtime.precision_of(precision, where)
+    attention = runtime.attention_of("auto", where, spec.max_tokens, computed)
     if published:
         found = jina_v5.read(folder, attn_implementation=attention)
     else:
         found = read_bundle(folder, attn_implementation=attention, trust_remote_code=trust_remote_code)
     rope.set_rope(found.backbone, rope_theta, scaling)
     rope.forget_lengths(found.backbone)
-    if (where.type, attention, backend, compile) == ("cpu", "sdpa", "torch", False) and goes_by_text(found.backbone):
+    known = (where.type, attention, computed, backend, compile) == ("cpu", "sdpa", "fp32", "torch", False)
+    if known and goes_by_text(found.backbone):  # in bf16 the passes over single texts cost what padding would
         import limbeck.model.attention  # noqa: F401  # makes the name known to transformers
 
         found.backbone.set_attn_implementation(runtime.BY_TEXT)
