@@ -308,7 +308,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def by_workers(bundle: Path, source: Path, out: Path, crew: Crew, *more: Path) -> CorpusStats:
-    encoder = limbeck.load(bundle, device="cpu", precision="fp32")
+    encoder = limbeck.load(bundle, device="cpu")  # in the precision of the workers
     corpus = Corpus((str(source), *map(str, more)), str(out), "t")
     return encode_corpus(encoder, ModelPlace(str(bundle)), corpus, Settings(task="retrieval"), crew=crew)
 

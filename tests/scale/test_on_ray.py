@@ -90,7 +90,7 @@ class Fatal:
 
 
 def encode(bundle: Path, source: Path, out: Path, crew: Crew) -> CorpusStats:
-    encoder = limbeck.load(bundle, device="cpu", precision="fp32")
+    encoder = limbeck.load(bundle, device="cpu")
     return encode_corpus(
         encoder, ModelPlace(str(bundle)), Corpus((str(source),), str(out), "t"), Settings(task="retrieval"), crew=crew
     )

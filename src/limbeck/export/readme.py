@@ -147,7 +147,8 @@ def _snippet(facts: Facts) -> str:
         load = 'session = onnxruntime.InferenceSession(f"{folder}/model.onnx")'
     else:
         imports, run = "import openvino", 'model(inputs)["embedding"]'
-        load = 'model = openvino.Core().compile_model(f"{folder}/model.xml", "CPU")'
+        exact = '{"INFERENCE_PRECISION_HINT": "f32"}'  # else bf16, on CPUs that have it
+        load = f'model = openvino.Core().compile_model(f"{{folder}}/model.xml", "CPU", {exact})'
     if facts.tasks and not facts.merged:
         body = _ENCODE_BY_TASK.format(run=run, first=facts.tasks[0], last=facts.tasks[-1])
     else:
