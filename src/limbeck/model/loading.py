@@ -77,7 +77,7 @@ def load(
     if known and goes_by_text(found.backbone):  # in bf16 the passes over single texts cost what padding would
         import limbeck.model.attention  # noqa: F401  # makes the name known to transformers
 
-        found.backbone.set_attn_implementation(runtime.BY_TEXT)
+        found.backbone.set_attn_implementation(runtime.BY_TEXT)  # type: ignore[operator]
     return Encoder(
         StudentModel(found.backbone, pooling=spec.pooling),
         found.tokenizer,
