@@ -50,7 +50,7 @@ class StudentModel(nn.Module):
         return self._pool(self.token_states(input_ids=ids, attention_mask=shown), mask).float()
 
     def packed(self, rows: Sequence[np.ndarray], ranges: Sequence[np.ndarray] | None, device: torch.device) -> Tensor:
-        """One pass without padding, where `limbeck.model.packing.packs`.
+        """One pass over texts in one row, where `limbeck.model.packing.packs`: without padding, or on a CPU a few tokens.
 
         Args:
             rows: token ids of N texts, each [T] int32.
