@@ -50,7 +50,7 @@ class StudentModel(nn.Module):
         return self._pool(self.token_states(input_ids=ids, attention_mask=shown), mask).float()
 
     def packed(self, rows: Sequence[np.ndarray], ranges: Sequence[np.ndarray] | None, device: torch.device) -> Tensor:
-        """One pass over texts in one row, where `limbeck.model.packing.packs`: without padding, or on a CPU a few tokens.
+        """One pass over texts in one row, where `limbeck.model.packing.packs`; on a CPU a few tokens are padding.
 
         Args:
             rows: token ids of N texts, each [T] int32.
