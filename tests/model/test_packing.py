@@ -125,6 +125,16 @@ def test_attention_by_text_gives_the_vectors_of_padded_texts(kind: str, pooling:
     torch.testing.assert_close(ones, expected[[2] * 5], atol=1e-5, rtol=1e-5)
 
 
+def test_what_fills_a_row_up_has_no_position_that_no_text_has() -> None:
+    rows = ROWS[2:4]  # 1 and 7 tokens
+    inputs = pack(rows, CPU, multiple=64)
+    assert inputs["input_ids"].shape == inputs["position_ids"].shape == (1, 64)
+    assert inputs["cu_seq_lens_q"].tolist() == [0, 1, 8, 64] and inputs["max_length_q"] == 56
+    assert inputs["position_ids"][0].tolist() == [0, *range(7), *[0] * 56]  # RoPE of dynamic scaling goes by the last
+    full = pack(rows, CPU, multiple=8)
+    assert full["cu_seq_lens_q"].tolist() == [0, 1, 8] == pack(rows, CPU)["cu_seq_lens_q"].tolist()
+
+
 def test_windows_do_not_go_by_text(folders: dict[str, Path]) -> None:
     assert not goes_by_text(packed_backbone("ModernBERT", folders))
 

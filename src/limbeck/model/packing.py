@@ -35,13 +35,21 @@ def goes_by_text(backbone: nn.Module) -> bool:
     return type(backbone).__name__ in _KNOWN and not windows and kinds <= {"full_attention"}
 
 
-def pack(rows: Sequence[np.ndarray], device: torch.device) -> dict[str, Any]:
-    """Inputs of a backbone: token ids of N texts, one after the other, as [1, ΣT], with positions that start anew."""
+def pack(rows: Sequence[np.ndarray], device: torch.device, *, multiple: int = 1) -> dict[str, Any]:
+    """Inputs of a backbone: token ids of N texts, one after the other, as [1, ΣT], with positions that start anew.
+
+    multiple: the row is filled up to a multiple of so many tokens. What fills it is a text to attention; its positions
+    are all 0, as a longer one than those of the texts would change their frequencies under dynamic scaling of RoPE.
+    """
     lengths = [len(row) for row in rows]
-    ends = torch.tensor(np.cumsum([0, *lengths]), dtype=torch.int32, device=device)  # [N + 1]
+    positions = [torch.arange(length) for length in lengths]
+    if rest := -sum(lengths) % multiple:
+        rows, lengths = [*rows, np.zeros(rest, np.int32)], [*lengths, rest]
+        positions.append(torch.zeros(rest, dtype=torch.int64))
+    ends = torch.tensor(np.cumsum([0, *lengths]), dtype=torch.int32, device=device)  # [N + 1], or [N + 2] if filled up
     return {
         "input_ids": torch.from_numpy(np.concatenate(rows).astype(np.int64))[None].to(device),
-        "position_ids": torch.cat([torch.arange(length) for length in lengths])[None].to(device),
+        "position_ids": torch.cat(positions)[None].to(device),
         "cu_seq_lens_q": ends,
         "cu_seq_lens_k": ends,
         "max_length_q": max(lengths),
@@ -50,6 +58,6 @@ def pack(rows: Sequence[np.ndarray], device: torch.device) -> dict[str, Any]:
 
 
 def unpack(states: Tensor, rows: Sequence[np.ndarray]) -> list[Tensor]:
-    """States [1, ΣT, H] of packed texts → those of each text, [T, H]."""
+    """States [1, ΣT, H] of packed texts → those of each text, [T, H], without what the row was filled up with."""
     ends = np.cumsum([0, *(len(row) for row in rows)]).tolist()
     return [states[0, begin:end] for begin, end in pairwise(ends)]

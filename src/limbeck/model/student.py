@@ -59,16 +59,13 @@ class StudentModel(nn.Module):
 
         Returns fp32 [N, H], or [ΣS, H] text after text.
         """
-        texts = len(rows)
-        if device.type == "cpu" and (rest := -sum(map(len, rows)) % _ROUND):  # a text that nobody asked for
-            rows = [*rows, np.zeros(rest, np.int32)]
-        inputs = pack(rows, device)
+        inputs = pack(rows, device, multiple=_ROUND if device.type == "cpu" else 1)
         if ranges is None and self._pools_in_last_layer and understands(self.backbone):
             last = inputs["cu_seq_lens_q"][1:].long() - 1
-            return self.token_states(**inputs, pooled=last)[0, :texts].float()
+            return self.token_states(**inputs, pooled=last)[0, : len(rows)].float()
         if ranges is None:
-            ranges = [np.array([[0, len(row)]]) for row in rows[:texts]]
-        states = unpack(self.token_states(**inputs), rows)[:texts]
+            ranges = [np.array([[0, len(row)]]) for row in rows]
+        states = unpack(self.token_states(**inputs), rows)
         return torch.cat([self.pool_ranges(*of_text) for of_text in zip(states, ranges, strict=True)])
 
     def token_states(self, **inputs: Any) -> Tensor:
