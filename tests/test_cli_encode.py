@@ -21,6 +21,7 @@ from rich.console import Console  # noqa: E402
 import limbeck  # noqa: E402
 from commands import typed  # noqa: E402
 from limbeck import cli_parts  # noqa: E402
+from limbeck.scale.encode_corpus import ModelPlace  # noqa: E402
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -142,6 +143,26 @@ def test_a_url_is_made_file_by_file(model: CountingEncoder, run: Run, tmp_path: 
     Path("in.txt").write_text("a\nb\n")
     assert run("in.txt", "--out", f"file://{tmp_path}/v/", "--format", "npy")[0] == 0
     assert np.array_equal(np.load("v/in.npy"), model.encode(["a", "b"]))
+
+
+@pytest.mark.parametrize("compute", ["fp32", "bf16", None])
+def test_what_passes_compute_in_is_told_to_every_loader(
+    compute: str | None, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+
+    def load(path: str, *, precision: str, **_: object) -> CountingEncoder:
+        told.append(precision)
+        return CountingEncoder()
+
+    monkeypatch.setitem(limbeck.__dict__, "load", load)
+    Path("in.txt").write_text("a\n")
+    asked = ["--compute", compute] if compute else []
+    for out in (["--out", "v.npy"], ["--out", "v/", "--workers", 1]):
+        assert run("in.txt", *out, *asked)[0] == 0
+    ModelPlace("m", precision=compute or "auto").load("cpu")  # as a worker does
+    assert set(told) == {compute or "auto"} and len(told) == 3
+    assert run("in.txt", "--compute", "fp8")[0] == 2
 
 
 @pytest.mark.parametrize(

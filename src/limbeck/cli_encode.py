@@ -12,6 +12,8 @@ import typer
 from limbeck.cli_parts import (
     Backend,
     BackendOption,
+    Compute,
+    ComputeOption,
     DimOption,
     EngineOption,
     FieldOption,
@@ -111,6 +113,7 @@ def encode(
     worker_cpus: WorkerCpusOption = 1.0,
     worker_gpus: WorkerGpusOption = None,
     backend: BackendOption = Backend.torch,
+    compute: ComputeOption = Compute.auto,
     compile: Annotated[
         bool, typer.Option("--compile", help="Let torch compile the model: slower to start, faster after that.")
     ] = False,
@@ -147,7 +150,7 @@ def encode(
             )
         form = shard_format.value if shard_format else "parquet"
         corpus = Corpus(tuple(sources or ()), out, field, id_field, form, force)
-        place = ModelPlace(model, backend.value, compile)
+        place = ModelPlace(model, backend.value, compute.value, compile)
         _by_file(place, corpus, settings, crew_of(engine, workers, worker_cpus, worker_gpus), as_json=as_json)
         return
     sharding = None
@@ -157,7 +160,7 @@ def encode(
     elif shard_format or force:
         raise typer.BadParameter(f"--format and --force are for a folder of shards: end --out in /, got {out!r}")
     inputs = find_inputs(sources or ["-"], field=field, id=id_field)
-    encoder = limbeck.load(model, backend=backend.value, compile=compile)
+    encoder = limbeck.load(model, backend=backend.value, precision=compute.value, compile=compile)
     with progress("encoding", lambda: count_rows(inputs)) as advance:
         stats = encode_file(encoder, inputs, out, settings, sharding=sharding, progress=advance)
     if as_json:

@@ -57,6 +57,7 @@ FieldOption = Annotated[
     str | None, typer.Option(help="Read JSON lines or Parquet, and take the text from this field or column.")
 ]
 BackendOption = Annotated[Backend, typer.Option(help="What computes: openvino is an extra, for CPUs.")]
+ComputeOption = Annotated[Compute, typer.Option(help="fp32 gives the same vectors on every machine.")]
 DimOption = Annotated[int | None, typer.Option(help="Keep the first so many numbers of each vector.", min=1)]
 WorkersOption = Annotated[
     int | None,

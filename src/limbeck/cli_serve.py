@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from limbeck.cli_parts import Backend, BackendOption, Compute, ModelArgument
+from limbeck.cli_parts import Backend, BackendOption, Compute, ComputeOption, ModelArgument
 
 if TYPE_CHECKING:
     from limbeck.search.index import Index
@@ -83,7 +83,7 @@ def serve(
     hold: Annotated[
         int | None, typer.Option(help="Merged adapters kept at a time; as many as fit in 1 GiB if not said.", min=1)
     ] = None,
-    compute: Annotated[Compute, typer.Option(help="fp32 gives the same vectors on every machine.")] = Compute.auto,
+    compute: ComputeOption = Compute.auto,
     backend: BackendOption = Backend.torch,
     compile: Annotated[
         bool, typer.Option("--compile", help="Let torch compile the model: slower to start, faster after that.")

@@ -59,13 +59,14 @@ class ModelPlace:
 
     model: str
     backend: str = "torch"
+    precision: str = "auto"
     compile: bool = False
 
     def load(self, device: str | None) -> TextEncoder:
         """Load it."""
         import limbeck
 
-        how: dict[str, Any] = {"backend": self.backend, "compile": self.compile}
+        how: dict[str, Any] = {"backend": self.backend, "precision": self.precision, "compile": self.compile}
         return limbeck.load(self.model, device=device, **how)
 
     def load_to_ask(self) -> TextEncoder:
