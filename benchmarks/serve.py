@@ -16,7 +16,7 @@ The peer is infinity-emb (`--peer infinity`) in an interpreter of its own, with 
 writes them, fp32, one process; it puts no prompt before a text, so its clients send it along. It asks for releases of
 transformers that do not know every architecture: install it with --no-deps, beside the transformers and
 sentence-transformers of this environment (it runs with them) and fastapi<0.116, typer<0.13, click<8.2, uvicorn<0.33,
-prometheus-fastapi-instrumentator<8.
+starlette<0.47, prometheus-fastapi-instrumentator<8.
 
 Overload: twice as many requests a second as were answered to 64 clients, at even distances, whether or not the ones
 before were answered. Nothing but 200 and 429 may come; the memory of the server is read each second; afterwards a
@@ -360,7 +360,7 @@ def overload(args: argparse.Namespace, server: Server, clients: ProcessPoolExecu
     slope = float(np.polyfit(np.arange(len(kept)) / 60, kept, 1)[0]) if len(kept) > 1 else 0.0
     grown = slope * len(kept) / 60
     print(f"memory    {kept.min():,.1f} to {kept.max():,.1f} MiB, {len(kept)} samples behind the first tenth; ", end="")
-    print(f"{slope:+.3f} MiB a minute")
+    print(f"{slope:+.3f} MiB a minute; each 30 s {', '.join(f'{mib:,.0f}' for mib in memory[::30])}")
     print(
         f"recovery  {found.draining:.2f} s after the last request was due, all that were accepted were answered; ",
         end="",

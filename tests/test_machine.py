@@ -1,5 +1,6 @@
 """What a machine is asked to do, and does."""
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -26,9 +27,76 @@ print(before, resident())
 """
 
 
-@pytest.mark.skipif(
-    sys.platform != "linux" or "CS_GNU_LIBC_VERSION" not in os.confstr_names, reason="glibc keeps freed memory"
+MAPPED = """
+import ctypes, sys
+import numpy as np
+from limbeck.machine import keep_freed_memory
+
+class Held(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_size_t) for name in "arena ordblks smblks hblks hblkhd u f uord ford keep".split()]
+
+libc = ctypes.CDLL(None)
+libc.mallinfo2.restype = Held
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+before = libc.mallinfo2().hblks
+block = np.empty(20 * 2**20, np.uint8)
+print(libc.mallinfo2().hblks - before)
+"""
+
+on_glibc = pytest.mark.skipif(
+    sys.platform != "linux" or "CS_GNU_LIBC_VERSION" not in os.confstr_names, reason="how glibc keeps freed memory"
 )
+
+
+@on_glibc
+@pytest.mark.skipif(sys.platform == "linux" and not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="glibc 2.33 tells")
+def test_blocks_as_large_as_a_pass_has_are_not_mapped_one_by_one() -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+
+    def mapped(how: str) -> int:
+        command = [sys.executable, "-c", MAPPED, how]
+        return int(subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout)
+
+    assert mapped("") == 1  # and would go back to the system when it is freed
+    assert mapped("keep") == 0
+
+
+ARENAS = """
+import ctypes, sys, threading
+from limbeck.machine import use_one_arena
+
+if sys.argv[1] == "one":
+    use_one_arena()
+waiting = threading.Barrier(4)
+
+def work():
+    held = bytearray(100_000)
+    waiting.wait()
+
+threads = [threading.Thread(target=work) for _ in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+libc = ctypes.CDLL(None)
+libc.malloc_info(0, ctypes.c_void_p.in_dll(libc, "stdout"))
+libc.fflush(None)
+"""
+
+
+@on_glibc
+@pytest.mark.skipif(machine.usable_cores() < 2, reason="one core has few arenas")
+def test_threads_take_memory_from_one_place_where_that_is_asked_for() -> None:
+    def arenas(how: str) -> int:
+        done = subprocess.run([sys.executable, "-c", ARENAS, how], capture_output=True, text=True, check=True)
+        return done.stdout.count("<heap nr=")
+
+    assert arenas("") > 1
+    assert arenas("one") == 1
+
+
+@on_glibc
 def test_freed_memory_goes_back_to_the_system() -> None:
     done = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True)
     before, after = map(int, done.stdout.split())

@@ -103,10 +103,12 @@ def serve(
 
     import limbeck
     from limbeck.classify.saved import Classifier
+    from limbeck.machine import use_one_arena
     from limbeck.serve.app import make_app
     from limbeck.serve.keys import ENVIRONMENT
     from limbeck.serve.settings import checked
 
+    use_one_arena()  # before there are threads
     given: dict[str, Any] = {
         "name": name,
         "aliases": tuple(alias or ()),

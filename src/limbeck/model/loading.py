@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from limbeck.config import Scaling
 from limbeck.errors import ConfigError, ModelError
+from limbeck.machine import keep_freed_memory
 from limbeck.model import jina_v5, rope, runtime
 from limbeck.model.bundle import MANIFEST, read_bundle, read_spec
 from limbeck.model.encoder import Encoder
@@ -66,6 +67,8 @@ def load(
     where = runtime.device_of(device)
     runtime.check_backend(backend, where, compiled=compile)  # before anything is read
     computed = runtime.precision_of(precision, where)
+    if where.type == "cpu":
+        keep_freed_memory()
     attention = runtime.attention_of("auto", where, spec.max_tokens, computed)
     if published:
         found = jina_v5.read(folder, attn_implementation=attention)
