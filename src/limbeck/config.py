@@ -348,7 +348,8 @@ class Student(Section):
     init: Literal["pretrained", "fresh", "pruned", "random"] = "pretrained"  # random = the shape of `model`, no weights
     model: str | None = None  # hub id or folder, for `pretrained` and `random`
     revision: str | None = None
-    config: dict[str, Any] | None = None  # overrides of the backbone's config; with `random`, the whole config will do
+    # overrides of the backbone's config; with `random`, the whole config will do. Dropout is 0 unless it is set here
+    config: dict[str, Any] | None = None
     fresh: Fresh | None = None
     pruned: Pruned | None = None
     tokenizer: str | None = None  # None = the backbone's own, or the teacher's for `fresh` and `pruned`

@@ -204,6 +204,23 @@ def test_a_layer_that_does_not_fit_its_place_is_an_error(modernbert: Path) -> No
         build(pruned([1, 2]), modernbert, seed=0)
 
 
+@pytest.mark.parametrize("kind", ["pretrained", "absolute", "rotary"])
+def test_a_student_is_trained_without_dropout_unless_its_config_says_so(kind: str, bert: Path) -> None:
+    how: dict[str, Any] = {"init": "pruned", "pruned": {"layers": [0, 2], "rope": kind == "rotary"}}
+    if kind == "pretrained":
+        how = {"model": str(bert)}
+
+    def built(**config: float) -> Any:
+        return build(student(**how, config=config or None), bert, seed=0).model.train()
+
+    def passes(model: Any) -> list[Tensor]:
+        return [model(input_ids=torch.arange(5, 15)[None]).last_hidden_state for _ in range(2)]
+
+    torch.testing.assert_close(*passes(built()), rtol=0, atol=0)
+    once, again = passes(built(hidden_dropout_prob=0.3))
+    assert not torch.allclose(once, again)
+
+
 def test_a_source_of_its_own_is_pruned_with_its_own_tokenizer(bert: Path, qwen3: Path) -> None:
     built = build(pruned([0], source=str(qwen3)), bert, seed=0)
     assert len(built.tokenizer) == len(byte_level())

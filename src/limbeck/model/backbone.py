@@ -124,7 +124,7 @@ def student_config(student: Student) -> Any:
     else:
         try:
             given = {"revision": student.revision, "trust_remote_code": student.trust_remote_code}
-            config = _override(read_config(str(student.model), **given), overrides)
+            config = _override(without_dropout(read_config(str(student.model), **given)), overrides)
         except ModelError as error:
             if "model_type" not in overrides:
                 raise ModelError(f"{error}; or put the whole config into student.config") from None
@@ -142,6 +142,18 @@ def _whole(body: dict[str, Any]) -> Any:
         return AutoConfig.for_model(**body)
     except (ValueError, TypeError, KeyError, StrictDataclassError) as error:
         raise ConfigError(f"student.config does not fit: {first_line(error)}") from error
+
+
+def without_dropout(config: Any) -> Any:
+    """A config, changed: no dropout in training, whatever its architecture calls it; `student.config` can set it again.
+
+    A student that fits millions of soft targets does not overfit; each mask would be noise in what it is taught, and on
+    a CPU to draw them took more than half of a step.
+    """
+    for name, value in vars(config).items():
+        if ("dropout" in name or name.endswith("pdrop")) and isinstance(value, float):
+            setattr(config, name, 0.0)
+    return config
 
 
 def _override(config: Any, fields: dict[str, Any] | None) -> Any:
@@ -234,7 +246,7 @@ def _pruned(shape: Pruned, teacher: str | Path | None, student: Student) -> nn.M
         config.num_hidden_layers = len(shape.layers)
         if getattr(config, "layer_types", None):  # one entry a layer, where the architecture has such a list
             config.layer_types = [config.layer_types[i] for i in shape.layers]
-        config = _override(config, student.config)
+        config = _override(without_dropout(config), student.config)
         model = type(source)(rope.with_rope(config, student.rope.train_theta, student.rope.train_scaling))
         kept = {k: v for k, v in source.state_dict().items() if ".layers." not in k and ".layer." not in k}
         kept = {k: v for k, v in kept.items() if not k.startswith(("layers.", "layer."))}
@@ -281,7 +293,7 @@ def rotary_bert(source: nn.Module, layers: list[int], student: Student) -> nn.Mo
         num_attention_heads=old.num_attention_heads,
         intermediate_size=old.intermediate_size,
         hidden_act=old.hidden_act,
-        hidden_dropout_prob=0.0,  # a student that fits millions of soft targets does not overfit
+        hidden_dropout_prob=0.0,  # see without_dropout
         attention_probs_dropout_prob=0.0,
         layer_norm_eps=old.layer_norm_eps,
         max_position_embeddings=max(8192, student.max_tokens),

@@ -19,7 +19,7 @@ def student_config_of(recipe: Recipe, teacher: PretrainedConfig | None) -> Pretr
     """
     from transformers import JinaEmbeddingsV3Config, Qwen3Config
 
-    from limbeck.model.backbone import student_config
+    from limbeck.model.backbone import student_config, without_dropout
     from limbeck.model.pretrained import read_config
 
     student, overrides = recipe.student, dict(recipe.student.config or {})
@@ -56,7 +56,8 @@ def student_config_of(recipe: Recipe, teacher: PretrainedConfig | None) -> Pretr
         shape: dict[str, Any] = {name: getattr(source, name) for name in names}
         shape |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}  # as the student is trained
         return _with(JinaEmbeddingsV3Config(**shape), depth | overrides)
-    return _with(type(source).from_dict(source.to_dict() | {"layer_types": None} | depth), overrides)
+    pruned = without_dropout(type(source).from_dict(source.to_dict() | {"layer_types": None} | depth))
+    return _with(pruned, overrides)
 
 
 def _with(config: PretrainedConfig, overrides: dict[str, Any]) -> PretrainedConfig:
