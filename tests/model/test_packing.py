@@ -81,7 +81,7 @@ def pooled(model: StudentModel, states: list[Tensor]) -> Tensor:
 
 @pytest.mark.parametrize("pooling", ["last", "mean", "cls"])
 @pytest.mark.parametrize(
-    "kind", ["causal Qwen3", "bidirectional Qwen3", "Llama", "EuroBERT", "ModernBERT", "rotary BERT"]
+    "kind", ["causal Qwen3", "bidirectional Qwen3", "Llama", "EuroBERT", "ModernBERT", "rotary BERT", "BERT"]
 )
 @torch.no_grad()
 def test_packed_texts_have_the_vectors_of_padded_ones(kind: str, pooling: str, folders: dict[str, Path]) -> None:
@@ -106,7 +106,7 @@ def test_transformers_own_masks_keep_packed_texts_of_a_causal_model_apart(
 
 
 @pytest.mark.parametrize("pooling", ["last", "mean", "cls"])
-@pytest.mark.parametrize("kind", ["causal Qwen3", "bidirectional Qwen3", "Llama", "EuroBERT", "rotary BERT"])
+@pytest.mark.parametrize("kind", ["causal Qwen3", "bidirectional Qwen3", "Llama", "EuroBERT", "rotary BERT", "BERT"])
 @torch.no_grad()
 def test_attention_by_text_gives_the_vectors_of_padded_texts(kind: str, pooling: str, folders: dict[str, Path]) -> None:
     model = StudentModel(packed_backbone(kind, folders), pooling=pooling)

@@ -98,6 +98,7 @@ def backbone_of(kind: str, folders: dict[str, Path]) -> Any:
         "EuroBERT": (student(model=str(folders["eurobert"])), "eurobert"),
         "ModernBERT": (student(model=str(folders["modernbert"])), "modernbert"),
         "rotary BERT": (student(init="pruned", pruned={"layers": [0, 2]}), "bert"),
+        "BERT": (student(init="pruned", pruned={"layers": [0, 2], "rope": False}), "bert"),
     }[kind]
     return backbones.build(section, folders[teacher], seed=1).model.eval()
 

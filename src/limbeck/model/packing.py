@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from limbeck.model.runtime import BY_TEXT
 
 # Models that hand what `pack` gives to every layer's attention, and mix tokens in no other way.
-_KNOWN = ("Qwen3Model", "LlamaModel", "EuroBertModel", "JinaEmbeddingsV3Model", "ModernBertModel")
+_KNOWN = ("Qwen3Model", "LlamaModel", "EuroBertModel", "JinaEmbeddingsV3Model", "ModernBertModel", "BertModel")
 
 
 def packs(backbone: nn.Module, device: torch.device) -> bool:
