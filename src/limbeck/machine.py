@@ -178,8 +178,8 @@ def without_holes() -> Iterator[None]:
 def keep_freed_memory() -> None:
     """Let glibc keep up to 64 MiB that passes free, instead of giving it back and getting it anew page by page.
 
-    It does so by itself from the first time on that a block of that size is freed; until then most passes at inference
-    pay for fresh pages, up to a tenth of their time. Nobody writes to the block, so it takes no memory.
+    It does so by itself once a block of some 30 MiB has been freed; until then passes at inference pay for fresh pages,
+    up to a tenth of their time. Nobody writes to the block that is freed here, so it takes no memory.
     """
     import torch
 

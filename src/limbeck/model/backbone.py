@@ -293,8 +293,6 @@ def rotary_bert(source: nn.Module, layers: list[int], student: Student) -> nn.Mo
         num_attention_heads=old.num_attention_heads,
         intermediate_size=old.intermediate_size,
         hidden_act=old.hidden_act,
-        hidden_dropout_prob=0.0,  # see without_dropout
-        attention_probs_dropout_prob=0.0,
         layer_norm_eps=old.layer_norm_eps,
         max_position_embeddings=max(8192, student.max_tokens),
         pad_token_id=old.pad_token_id,
@@ -302,7 +300,7 @@ def rotary_bert(source: nn.Module, layers: list[int], student: Student) -> nn.Mo
         eos_token_id=None,
         rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
     )
-    config = _override(config, student.config)
+    config = _override(without_dropout(config), student.config)
     model = JinaEmbeddingsV3Model(rope.with_rope(config, student.rope.train_theta, student.rope.train_scaling))
     weights = source.state_dict()
     copied: dict[str, Tensor] = {

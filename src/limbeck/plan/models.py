@@ -54,8 +54,7 @@ def student_config_of(recipe: Recipe, teacher: PretrainedConfig | None) -> Pretr
     if source.model_type == "bert" and student.pruned.rope:
         names = ("vocab_size", "hidden_size", "num_attention_heads", "intermediate_size", "hidden_act")
         shape: dict[str, Any] = {name: getattr(source, name) for name in names}
-        shape |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}  # as the student is trained
-        return _with(JinaEmbeddingsV3Config(**shape), depth | overrides)
+        return _with(without_dropout(JinaEmbeddingsV3Config(**shape)), depth | overrides)
     pruned = without_dropout(type(source).from_dict(source.to_dict() | {"layer_types": None} | depth))
     return _with(pruned, overrides)
 
