@@ -65,7 +65,7 @@ def test_two_roles_of_one_adapter_share_a_pass(encoder: Encoder) -> None:
 
 
 def test_threads_that_encode_at_a_time_get_the_vectors_of_one(encoder: Encoder) -> None:
-    encoder.hold, before = 1, encoder.hold  # copies come and go under their feet
+    encoder._copies.hold, before = 1, encoder.hold  # copies come and go under their feet
     asked = [(task, encoder.chosen(task)) for task in ("retrieval", "clustering") * 10]
 
     def encoded(one: Any) -> np.ndarray:
@@ -78,7 +78,7 @@ def test_threads_that_encode_at_a_time_get_the_vectors_of_one(encoder: Encoder) 
     with ThreadPoolExecutor(3) as pool:
         found = list(pool.map(encoded, asked))
     assert torch.get_num_threads() == here  # of another thread
-    encoder.hold = before
+    encoder._copies.hold = before
     for (task, _), vectors in zip(asked, found, strict=True):
         np.testing.assert_allclose(vectors, encoder.encode(TEXTS, task=task), atol=1e-5)
 

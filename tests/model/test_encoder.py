@@ -20,8 +20,7 @@ from limbeck import compress
 from limbeck.config import TASKS
 from limbeck.errors import ConfigError, DataError, ModelError, TextError
 from limbeck.model import backbone as backbones
-from limbeck.model import encoder as encoders
-from limbeck.model import passes
+from limbeck.model import copies, passes
 from limbeck.model.adapters import merged
 from limbeck.model.encoder import Encoder
 from limbeck.model.loading import load
@@ -600,14 +599,14 @@ def test_no_more_copies_are_held_than_asked_and_the_one_used_last_goes_last(adap
         made.append([share for _, share in shares])
         return merged(backbone, shares)
 
-    monkeypatch.setattr(encoders, "merged", counting)
+    monkeypatch.setattr(copies, "merged", counting)
     encoder = load(adapted_folder, device="cpu", hold=2)
     for task in ("retrieval", "clustering", "retrieval", "classification", "retrieval", "clustering"):
         encoder.encode(["a"], task=task)
-        assert len(encoder._held) <= 2
+        assert len(encoder._copies.held) <= 2
     assert len(made) == 4  # retrieval, used often, stayed
     made.clear()
-    monkeypatch.setattr(encoders, "_HELD_BYTES", 1)
+    monkeypatch.setattr(copies, "HELD_BYTES", 1)
     assert load(adapted_folder, device="cpu").hold == 1
     with pytest.raises(ConfigError, match="hold must be at least 1"):
         load(adapted_folder, hold=0)
@@ -621,7 +620,7 @@ def test_as_many_copies_are_held_as_fit_in_a_gibibyte(adapted: Encoder) -> None:
 
 def test_merged_copies_share_the_token_embeddings(adapted: Encoder) -> None:
     adapted.encode(["a"], task="retrieval")
-    [copy] = adapted._held.values()
+    [copy] = adapted._copies.held.values()
     own: Any = adapted.model.backbone
     made: Any = copy.backbone
     assert made.get_input_embeddings().weight.data_ptr() == own.get_input_embeddings().weight.data_ptr()

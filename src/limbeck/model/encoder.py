@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from threading import Lock
 from typing import Any, Literal
 
 import numpy as np
@@ -20,9 +18,10 @@ from limbeck.errors import ConfigError, ModelError, TextError
 from limbeck.files import sha256_file
 from limbeck.model import passes, rope
 from limbeck.model import runtime as runtimes
-from limbeck.model.adapters import Adapter, merged
+from limbeck.model.adapters import Adapter
 from limbeck.model.bundle import ADAPTERS, PROJECTION, BundleSpec
 from limbeck.model.choice import Choice, Shares, Task
+from limbeck.model.copies import MergedCopies, Place
 from limbeck.model.prefixes import ROLES
 from limbeck.model.projection import Projection, Space, check_space
 from limbeck.model.router import Router, rounded
@@ -31,7 +30,6 @@ from limbeck.model.stream import CHUNK, encode_stream
 from limbeck.model.student import StudentModel
 from limbeck.model.tokenizer import OnLong, Tokenizer
 
-_HELD_BYTES = 2**30  # merged copies kept at a time, unless told otherwise
 _ROUTED = 256  # texts of a call that the router sees
 
 
@@ -92,25 +90,24 @@ class Encoder:
             from limbeck.model import openvino
 
             openvino.require()  # now, not at the first text
-        self._backend: runtimes.Backend = backend
-        self._compile = compile
-        self._threads = runtimes.limit_threads()
-        self.model = self._ready(model)
+        self._place = Place(self.device, self.compute, backend, compile, runtimes.limit_threads())
+        self._copies = MergedCopies(model, adapters, self._place, pooling=spec.pooling, hold=hold)
         self.truncated, self._altered = 0, altered
-        for task, adapter in adapters.items():
-            adapter.check_fits(model.backbone, name=task)
         if router is not None and (not set(router.tasks) <= set(adapters) or router.weight.shape[1] != self.dim):
             raise ModelError(
                 f"the router knows {', '.join(router.tasks)} and vectors of {router.weight.shape[1]} dims, the model "
                 f"has {', '.join(adapters) or 'no adapters'} and {self.dim} dims: they do not belong together"
             )
-        if hold is not None and hold < 1:
-            raise ConfigError(f"hold must be at least 1, the copy in use; got {hold}")
-        self._adapters = {task: _on(self.device, adapter) for task, adapter in adapters.items()}
-        self.hold = hold or max(1, _HELD_BYTES // max(1, self._copy_bytes()))
-        self._held: OrderedDict[Shares, StudentModel] = OrderedDict()  # the one used last is last
-        self._merging = Lock()  # a copy is made once, whoever asks
-        self._stand_ins: OrderedDict[Shares, passes.Forward] = OrderedDict()  # of another backend, likewise
+
+    @property
+    def model(self) -> StudentModel:
+        """The base."""
+        return self._copies.base
+
+    @property
+    def hold(self) -> int:
+        """Merged copies that are kept at a time."""
+        return self._copies.hold
 
     @property
     def dim(self) -> int:
@@ -145,8 +142,8 @@ class Encoder:
             precision=self.compute,
             folder=self.folder,
             altered=self._altered,
-            backend=self._backend,
-            compile=self._compile,
+            backend=self._place.backend,
+            compile=self._place.compile,
         )
 
     @property
@@ -154,15 +151,15 @@ class Encoder:
         """How it runs here."""
         backbone: Any = self.model.backbone
         attention = getattr(backbone.config, "_attn_implementation", None) or "eager"
-        return runtimes.Runtime(
-            self._backend, str(self.device), self.compute, attention, self._threads, compiled=self._compile
-        )
+        at = self._place
+        return runtimes.Runtime(at.backend, str(at.device), at.compute, attention, at.threads, compiled=at.compile)
 
     @property
     def parallel(self) -> int:
         """Calls of `encode_rows` that may run at a time and gain by it: as many as there are CPU threads, else 1."""
-        alone = self._compile or self._backend != "torch" or rope.stretched_beyond(self.model.backbone) is not None
-        return 1 if alone or self.device.type != "cpu" else self._threads
+        at = self._place
+        alone = at.compile or at.backend != "torch" or rope.stretched_beyond(self.model.backbone) is not None
+        return 1 if alone or at.device.type != "cpu" else at.threads
 
     @property
     def fingerprint(self) -> str:
@@ -185,7 +182,9 @@ class Encoder:
             return _digest(self.fingerprint_of(task), *(part for item in head.items() for part in item))
         if task == "auto":
             return self.fingerprint
-        shares = self._choice.shares(task)
+        return self._digest_of(self._choice.shares(task))
+
+    def _digest_of(self, shares: Shares) -> str:
         parts = [part for name, share in shares for part in (self._adapter_digests[name], str(share))]
         return _digest(self._base_digest, *parts) if parts else self._base_digest
 
@@ -207,7 +206,7 @@ class Encoder:
                 f"{adapter.alpha / adapter.rank}",
                 *(part for name, factors in sorted(adapter.factors.items()) for part in (name, *factors)),
             )
-            for task, adapter in self._adapters.items()
+            for task, adapter in self._copies.adapters.items()
         }
 
     def encode(
@@ -363,8 +362,8 @@ class Encoder:
         Returns N arrays, each fp32 [S, D] (S = 1 for whole texts), of any norm; of unit length where another backend
         than torch computes.
         """
-        student = self._student(shares)
-        forward = self._stand_in(shares) if self._backend != "torch" and ranges is None else None
+        student = self._copies.student(shares)
+        forward = self._copies.forward(shares, self._digest_of) if ranges is None else None
         with torch.inference_mode(), runtimes.autocast(self.compute, self.device):
             return passes.pooled_rows(
                 student,
@@ -384,15 +383,9 @@ class Encoder:
         """
         if self.device.type != "cpu":
             return
-        for tensor in (*self.model.parameters(), *self.model.buffers()):
-            tensor.data = tensor.data.clone()
-        self._adapters = {
-            task: replace(adapter, factors={name: (a.clone(), b.clone()) for name, (a, b) in adapter.factors.items()})
-            for task, adapter in self._adapters.items()
-        }
+        self._copies.let_go_of_files()
         if self.router is not None:
             self.router = replace(self.router, weight=self.router.weight.clone(), bias=self.router.bias.clone())
-        self._held.clear()  # they share what no adapter changes
 
     def route(self, texts: Sequence[str], *, role: str = "document") -> dict[str, float]:
         """The blend that task="auto" means for texts: shares in steps of 0.05 that sum to 1.
@@ -462,58 +455,13 @@ class Encoder:
         settings: passes.Settings,
     ) -> np.ndarray:
         """Unit vectors of texts that share their task, or of their spans, text after text."""
-        student = self._student(shares)
-        forward = self._stand_in(shares) if self._backend != "torch" and spans is None else None
+        student = self._copies.student(shares)
+        forward = self._copies.forward(shares, self._digest_of) if spans is None else None
         # one autocast around all passes: weights are converted once
         with torch.inference_mode(), runtimes.autocast(self.compute, self.device):
             vectors, cut = passes.unit_vectors(student, self.tokenizer, texts, spans, settings, self.device, forward)
         self.truncated += cut
         return vectors
-
-    def _student(self, shares: Shares) -> StudentModel:
-        """The base with adapters merged in, always from the base's own weights: what came before never matters."""
-        if not shares:
-            return self.model
-        with self._merging:
-            if shares not in self._held:
-                while len(self._held) >= self.hold:  # before the next is made, so that there are never more
-                    self._held.popitem(last=False)
-                backbone = merged(self.model.backbone, [(self._adapters[name], share) for name, share in shares])
-                self._held[shares] = self._ready(StudentModel(backbone, pooling=self.spec.pooling))
-            self._held.move_to_end(shares)
-            return self._held[shares]
-
-    def _ready(self, student: StudentModel) -> StudentModel:
-        """On the device, and compiled (at its first pass, for texts of any number and length) if that was asked for."""
-        student = student.to(self.device).eval()
-        if self._compile:
-            student.backbone.compile(dynamic=True)
-        return student
-
-    def _stand_in(self, shares: Shares) -> passes.Forward:
-        """The same student in another backend; as many are kept as merged copies."""
-        if shares not in self._stand_ins:
-            from limbeck.model.openvino import OpenVinoStudent
-
-            while len(self._stand_ins) >= self.hold:
-                self._stand_ins.popitem(last=False)
-            key = self.fingerprint_of(dict(shares)) if shares else self._base_digest
-            student = self._student(shares)
-            self._stand_ins[shares] = OpenVinoStudent(student, key=key, precision=self.compute, threads=self._threads)
-        self._stand_ins.move_to_end(shares)
-        return self._stand_ins[shares]
-
-    def _copy_bytes(self) -> int:
-        """What one merged copy costs."""
-        backbone: Any = self.model.backbone
-        changed = {name for adapter in self._adapters.values() for name in adapter.factors}
-        weights = [backbone.get_submodule(name).weight for name in changed]
-        return sum(w.numel() * w.element_size() for w in weights)
-
-
-def _on(device: torch.device, adapter: Adapter) -> Adapter:
-    """The adapter with its weights on a device, where they are merged."""
-    return replace(adapter, factors={n: (a.to(device), b.to(device)) for n, (a, b) in adapter.factors.items()})
 
 
 def _digest(*parts: str | torch.Tensor) -> str:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import chain, islice
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -21,16 +21,16 @@ from limbeck.encoding.vectors import Model, Task, check_fingerprint, checked_dim
 from limbeck.errors import ConfigError, DataError, TextError
 from limbeck.model.prefixes import PREFIXES
 from limbeck.model.stream import chunks as batches
-from limbeck.search.chunks import Chunk, IndexModel, chunks_of, titled
-from limbeck.search.conditions import Kind, Selection, Where, flag, joined_kind, payload_key, select
-from limbeck.search.documents import Document, checked, kinds_of, read_documents
+from limbeck.search.adding import Added, add_batch, sampled_average, words_of
+from limbeck.search.chunks import IndexModel
+from limbeck.search.conditions import Selection, Where, select
+from limbeck.search.documents import Document, checked, read_documents
 from limbeck.search.engine import (
     MOST_OVERSAMPLING,
     OVERSAMPLING,
     Ask,
     Engine,
     Found,
-    Point,
     first_chunks,
     of_documents,
     point_id,
@@ -63,22 +63,6 @@ class Passage:
     chunks: int  # that the document has
 
 
-@dataclass(slots=True)
-class Added:
-    """What `Index.add` did, in documents."""
-
-    added: int = 0
-    updated: int = 0
-    unchanged: int = 0
-    chunks: int = 0  # stored
-    truncated: int = 0  # chunks that the model cut
-    ids: set[str] = field(default_factory=set, repr=False)  # of all that came
-
-    def as_dict(self) -> dict[str, int]:
-        """The counts."""
-        return {name: getattr(self, name) for name in ("added", "updated", "unchanged", "chunks", "truncated")}
-
-
 class Index:
     """Documents that can be searched, and the model that their vectors come from.
 
@@ -93,7 +77,7 @@ class Index:
         self.engine, self._model, self.where = engine, model, where
         if model is not None:
             self.check_model(model)
-        self._words = _words(self.spec)
+        self._words = words_of(self.spec)
 
     @property
     def model(self) -> IndexModel:
@@ -183,9 +167,9 @@ class Index:
             chunk_chars=chunk_chars,
             words=words,
             language=language,
-            average_words=_average_words(sample, chunks, chunk_chars, language) if words else 256.0,
+            average_words=sampled_average(sample, chunks, chunk_chars, language) if words else 256.0,
         )
-        _words(spec)  # for what it raises, before anything is made
+        words_of(spec)  # for what it raises, before anything is made
         return cls(create_engine(where, spec, shards, replicas), model, str(where))
 
     @classmethod
@@ -253,7 +237,7 @@ class Index:
         report = Added()
         for batch in batches(checked(documents), _BATCH):
             report.ids.update(document.id for document in batch)
-            self._add(batch, report)
+            add_batch(self.engine, self.model, self._words, batch, report)
             if progress is not None:
                 progress(len(batch))
         return report
@@ -433,77 +417,6 @@ class Index:
 
     # ----------------------------------------------------------------------------------------- in parts
 
-    def _add(self, documents: Sequence[Document], report: Added) -> None:
-        digests = [document.digest() for document in documents]
-        points = [point_id(document.id, 0) for document in documents]
-        there = self.engine.payloads(points, ["digest", "chunks"])
-        changed, before = [], {}
-        for document, digest, point in zip(documents, digests, points, strict=True):
-            known = there.get(point)
-            if known is not None and known.get("digest") == digest:
-                report.unchanged += 1
-                continue
-            changed.append((document, digest))
-            if known is not None:
-                before[document.id] = int(known["chunks"])
-        if not changed:
-            return
-        self._learn_fields([document for document, _ in changed])
-        spec, digest_of = self.spec, {document.id: digest for document, digest in changed}
-        made, truncated = chunks_of(
-            self.model,
-            [document for document, _ in changed],
-            how=spec.chunks,
-            max_chars=spec.chunk_chars,
-            task=spec.encoding_task,
-            dim=spec.dim,
-        )
-        # The rest of a longer one that was there goes first, and the first chunk, whose digest says that a document is
-        # complete, comes last: killed in between, the document is seen to be an old one when it comes again.
-        stale = [point_id(chunk.document.id, n) for chunk in made for n in _stale(chunk, before)]
-        if stale:
-            self.engine.delete_ids(stale)
-        ready = [self._point(chunk, digest_of[chunk.document.id]) for chunk in made]
-        self.engine.upsert(sorted(ready, key=lambda point: point.payload["chunk"] == 0))
-        report.updated += len(before)
-        report.added += len(changed) - len(before)
-        report.chunks += len(made)
-        report.truncated += truncated
-
-    def _learn_fields(self, documents: Sequence[Document]) -> None:
-        """Fields that are new, or hold more than they did, are written down before the documents are."""
-        kinds = dict(self.spec.fields)
-        for document in documents:
-            for name, kind in kinds_of(document).items():
-                kinds[name] = joined_kind(name, kinds.get(name), kind, document.where)
-        if kinds == self.spec.fields:
-            return
-        keys: dict[str, Kind] = {}
-        for name, kind in kinds.items():
-            if kind != "other" and kind != self.spec.fields.get(name):
-                keys[payload_key(name, kind)] = kind
-        self.engine.add_fields(keys)
-        self.engine.write_spec(self.spec.with_fields(kinds))
-
-    def _point(self, chunk: Chunk, digest: str) -> Point:
-        document = chunk.document
-        payload: dict[str, Any] = {
-            "id": document.id,
-            "digest": digest,
-            "chunk": chunk.number,
-            "chunks": chunk.of,
-            "start": chunk.span[0],
-            "end": chunk.span[1],
-            "text": chunk.text,
-            "title": document.title,
-            "fields": dict(document.fields),
-        }
-        flags = {name: _flags(document.fields[name]) for name, kind in kinds_of(document).items() if kind == "boolean"}
-        if flags:
-            payload["flags"] = flags
-        words = self._words.document(titled(document, chunk.text)) if self._words is not None else None
-        return Point(point_id(document.id, chunk.number), chunk.vector, words, payload)
-
     def _selection(self, where: Where | None) -> Selection:
         return select(where, self.spec.fields)
 
@@ -552,33 +465,3 @@ def _passage(rank: int, hit: Found) -> Passage:
         p["chunk"],
         p["chunks"],
     )
-
-
-def _stale(chunk: Chunk, before: Mapping[str, int]) -> range:
-    """Numbers of chunks that the document had and has no more; told once, by its first chunk."""
-    return range(chunk.of, before.get(chunk.document.id, 0)) if chunk.number == 0 else range(0)
-
-
-def _flags(value: Any) -> list[str]:
-    return [flag(v) for v in (value if isinstance(value, (list, tuple)) else [value])]
-
-
-def _average_words(sample: Sequence[Document], chunks: Chunks, chunk_chars: int, language: str | None) -> float:
-    from limbeck.model.spans import spans_of
-    from limbeck.search.words import average_words
-
-    if not sample:
-        return 256.0
-    texts = chain.from_iterable(
-        [d.text] if chunks == "none" else [d.text[slice(*s)] for s in spans_of(d.text, max_chars=chunk_chars)]
-        for d in sample
-    )
-    return average_words(list(texts), language)
-
-
-def _words(spec: IndexSpec) -> Any:
-    if not spec.words:
-        return None
-    from limbeck.search.words import Words
-
-    return Words(language=spec.language, average=spec.average_words)

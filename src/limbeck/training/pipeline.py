@@ -23,14 +23,11 @@ import limbeck
 from limbeck.config import Adapter, Recipe, Scaling, Task
 from limbeck.data.prepare import Prepared, prepare
 from limbeck.data.tables import ExampleTable, Split
-from limbeck.data.tokens import TokenTable
 from limbeck.errors import ConfigError
 from limbeck.evaluation import heldout
 from limbeck.evaluation.tasks import heldout_tasks
 from limbeck.files import atomic_write
-from limbeck.folders import replaced_folder
 from limbeck.model import backbone as backbones
-from limbeck.model import rope
 from limbeck.model.adapters import Adapter as LoraAdapter
 from limbeck.model.bundle import PROJECTION, ROUTER, BundleSpec, TeacherNote, save_bundle
 from limbeck.model.card import model_card
@@ -39,30 +36,24 @@ from limbeck.model.loading import load
 from limbeck.model.pretrained import read_model
 from limbeck.model.projection import Projection
 from limbeck.model.router import Router
-from limbeck.model.student import StudentModel
 from limbeck.model.tokenizer import Tokenizer
 from limbeck.teacher.backends import TeacherModel, teacher_files
 from limbeck.teacher.store import TeacherStore
 from limbeck.teacher.taught import Taught
-from limbeck.training.adapt import Adapted, adapt
-from limbeck.training.distill import ROLE_PREFIX, UNTAUGHT, TaughtSource, distill, tokenise
-from limbeck.training.extend import extend
-from limbeck.training.measure import evaluate, report, vectors_of
+from limbeck.training.distill import ROLE_PREFIX, UNTAUGHT
+from limbeck.training.keys import stage_key
+from limbeck.training.measure import evaluate, report
 from limbeck.training.ranks import Ranks
-from limbeck.training.signals import learn_scores
-from limbeck.training.stages import WITHOUT_SPREAD, Stage, adapters_of, digest, source_state, stages_of
+from limbeck.training.stage_1 import distill_base, extend_base
+from limbeck.training.stage_2 import train_adapter
+from limbeck.training.stages import Stage, stages_of
 from limbeck.training.static import distill_static
-from limbeck.training.task_batches import TaskSource
-from limbeck.training.task_sources import parts_of, task_source, text_ids
+from limbeck.training.task_sources import parts_of
 from limbeck.training.tracking import check_trackers
 
 if TYPE_CHECKING:
     from limbeck.scale.crew import Crew
 
-# settings that no weight depends on
-_SILENT = {"checkpoint_every", "keep_checkpoints", "log_every", "also_without_spread"}
-_DEV = {"queries", "classification", "clustering", "shots"}  # settings that the score of a checkpoint depends on
-_INFERENCE = {"inference_theta", "inference_scaling"}  # of student.rope: no weight depends on them
 _ROUTER_TEXTS = 1000  # of each source of a task
 
 
@@ -133,7 +124,7 @@ class Pipeline:
         """Complete one stage and say so. Returns its manifest; on ranks that only helped to train, an empty one."""
         adapter = name.removeprefix("adapt-")
         trains = name in ("distill", "extend") or adapter != name
-        work = partial(self._adapt, adapter) if adapter != name else getattr(self, f"_{name}")
+        work = partial(train_adapter, self, adapter) if adapter != name else getattr(self, f"_{name}")
         if not trains:
             return self.ranks.from_main(lambda: self._found(name, force) or self._complete(name, work))
         if done := self.ranks.from_main(lambda: self._found(name, force)):
@@ -161,62 +152,11 @@ class Pipeline:
     def stage(self, name: str) -> Stage:
         """The stage with the key of its present inputs."""
         folder = "model" if name == "bundle" else name.replace("adapt-", "adapt/", 1)
-        return Stage(name, self.out / folder, self._key(name))
+        return Stage(name, self.out / folder, self.key(name))
 
-    def _key(self, name: str) -> str:
-        recipe = self.recipe
-        if name == "data":
-            return digest("data", recipe.digest("data"), [source_state(s) for s in recipe.data.sources])
-        if name == "teach":
-            instructions = [recipe.teacher.query_instruction, recipe.teacher.document_instruction]
-            adapters = {t: [b.teacher_instruction, *(s.name for s in b.sources)] for t, b in self.blocks.items()}
-            asked = [instructions, recipe.distill_sources, recipe.extend_sources, adapters]
-            return digest("teach", self.prepared.fingerprint, self.teacher.fingerprint, asked, *self._further)
-        if name == "distill":
-            # teachers are in the key of their vectors; where these are stored and how they were fetched changes nothing
-            left_out = {"distill": _SILENT, "student": {"rope": _INFERENCE}}
-            body = recipe.model_dump(mode="json", include={"student", "distill", "seed"}, exclude=left_out)
-            return digest("distill", self._taught_key, recipe.teacher.dim, body)
-        if name == "extend":
-            body = recipe.model_dump(mode="json", include={"extend"}, exclude={"extend": _SILENT})
-            return digest("extend", self._key("distill"), recipe.short_sources, body)
-        if name.startswith("adapt-"):
-            task, block = adapters_of(recipe)[name.removeprefix("adapt-")]
-            asks = [recipe.teacher.query_instruction, recipe.teacher.document_instruction, recipe.seed]
-            chooses = block.average is not None and block.average.keep == "better"
-            dev = recipe.evaluate.model_dump(include=_DEV) if chooses else None
-            return digest(name, self._key(self.last), task, block.model_dump(mode="json", exclude=_SILENT), asks, dev)
-        if name == "router":
-            sources = {t: [s.name for s in b.sources] for t, b in self.blocks.items()}
-            return digest("router", self._key(self.last), sources)
-        if name == "bundle":
-            shipped = [s for s in stages_of(recipe) if s.startswith(("adapt-", "router"))]
-            keys = [self._key(s) for s in shipped if not s.endswith(WITHOUT_SPREAD)]
-            inference = recipe.student.rope.model_dump(mode="json", include=_INFERENCE)
-            return digest("bundle", self._key(self.last), recipe.name, inference, keys)
-        if name == "static":
-            tokens = recipe.student.model_dump(
-                mode="json", include={"init", "model", "revision", "pruned", "tokenizer"}
-            )
-            settings = recipe.static and recipe.static.model_dump(mode="json")
-            return digest("static", self._taught_key, recipe.distill_sources, tokens, settings, recipe.seed)
-        if name == "evaluate":
-            besides = [self._key(s) for s in stages_of(recipe) if s.endswith((WITHOUT_SPREAD, "static"))]
-            return digest("evaluate", self._key("bundle"), recipe.digest("evaluate"), besides)
-        return digest("report", self._key("evaluate"), limbeck.__version__)
-
-    @property
-    def _taught_key(self) -> str:
-        """Of the texts and their vectors, whichever of them a stage reads: adapters do not change stage 1."""
-        settings = self.recipe.teacher
-        instructions = [settings.query_instruction, settings.document_instruction]
-        return digest("taught", self.prepared.fingerprint, self.teacher.fingerprint, instructions, *self._further)
-
-    @property
-    def _further(self) -> list[Any]:
-        """What the vectors of further teachers depend on besides the texts."""
-        asked = ("query_instruction", "document_instruction", "dim", "sources")
-        return [[t.model.fingerprint, *(getattr(t.settings, name) for name in asked)] for t in self.teachers[1:]]
+    def key(self, name: str) -> str:
+        """Digest of the present inputs of a stage."""
+        return stage_key(self, name)
 
     # ------------------------------------------------------------------------------------- shared parts
 
@@ -261,7 +201,7 @@ class Pipeline:
         """Rows of texts in the teacher's store."""
         return self.teachers[0].rows(texts, instruction, advance)
 
-    def _taught(self, name: str, table: ExampleTable) -> np.ndarray:
+    def taught_rows(self, name: str, table: ExampleTable) -> np.ndarray:
         """Store rows [N, K] of all texts of a source's table as stage 1 reads them, first role first, by K teachers.
 
         A teacher that does not teach the source has UNTAUGHT in place of rows.
@@ -281,7 +221,8 @@ class Pipeline:
             [_vectors(taught, own) for taught, own in zip(self.teachers, rows.T, strict=True)], axis=1
         )
 
-    def _distilled(self) -> dict[str, Split]:
+    @property
+    def distilled(self) -> dict[str, Split]:
         """The sources of stage 1, its first phase."""
         return {name: self.prepared.sources[name] for name in self.recipe.distill_sources}
 
@@ -292,7 +233,7 @@ class Pipeline:
     def _to_teach(self) -> Iterator[tuple[Taught, list[str], str]]:
         """Every text that a later stage reads a teacher's vector of: the teacher, texts, instruction."""
         for taught in self.teachers:
-            for name, split in (self._distilled() | self._extended()).items():
+            for name, split in (self.distilled | self._extended()).items():
                 for role in split.train.roles if taught.teaches(name) else ():
                     yield taught, split.train.teacher_texts(role), taught.instruction(ROLE_PREFIX[role])
         first = self.teachers[0]
@@ -370,154 +311,16 @@ class Pipeline:
         done = teach_corpus(parts, self.crew, bar=partial(self._bar, "teach, by workers"))
         return done.truncated, done.chunked
 
-    def _distill(self) -> dict[str, Any]:
-        recipe, key = self.recipe, self._key("distill")
-        built = self.untrained()
-        limit = recipe.distill.max_tokens or recipe.student.max_tokens
-        limits = dict.fromkeys(self._distilled(), limit)
-        sources = self.ranks.from_main(lambda: self._sources("distill", built.tokenizer, limits))
-        about: dict[str, Any] = {"key": key, "console": self.live}
-        if recipe.distill.objective == "embedding":
-            model, tokens = distill(recipe, built, sources, self.gather_all, self.out / "distill", **about)
-        else:
-            ids = [text_ids(self.prepared.sources[s.name].train) for s in sources]
-            model, tokens = learn_scores(recipe, built, sources, ids, self.gather_all, self.out / "distill", **about)
-        return self._trained("distill", model, built, sources, tokens)
-
-    def _extend(self) -> dict[str, Any]:
-        recipe, settings = self.recipe, self.recipe.extend
-        assert settings is not None
-        folder = self.out / "distill" / "student"
-        base = self.base(folder)
-        short = settings.short_max_tokens or recipe.distill.max_tokens or recipe.student.max_tokens
-        limits = dict.fromkeys(settings.sources, settings.max_tokens or recipe.student.max_tokens)
-        limits |= dict.fromkeys(recipe.short_sources, short)
-        sources = self.ranks.from_main(lambda: self._sources("extend", base.tokenizer, limits))
-        model, tokens = extend(
-            recipe,
-            base,
-            Projection.load(self.out / "distill" / PROJECTION if recipe.further_teachers else folder / PROJECTION),
-            sources,
-            self.gather_all,
-            self.out / "extend",
-            key=self._key("extend"),
-            console=self.live,
-        )
-        return self._trained("extend", model, base, sources, tokens)
-
-    def _sources(self, stage: str, tokenizer: Tokenizer, limits: dict[str, int]) -> list[TaughtSource]:
-        """Sources of a phase of stage 1, tokenised; limits: name → tokens that its texts are cut to."""
-        found = []
-        for name, limit in limits.items():
-            train = self.prepared.sources[name].train
-            stem = self.out / stage / "tokens" / f"{name}-{self._key(stage)}"
-            with self.live.status(f"tokenising {name}"):
-                finished = TokenTable.finished(stem)
-                table = TokenTable.open(stem) if finished else tokenise(train, stem, tokenizer, max_tokens=limit)
-            rows = self._taught(name, train)  # looked up by text: row numbers would not outlive their store
-            found.append(TaughtSource(name, train.weight, table, rows, len(train.roles)))
-        return found
-
-    def _trained(
-        self, stage: str, model: StudentModel, base: backbones.Backbone, sources: list[TaughtSource], tokens: int
-    ) -> dict[str, Any]:
-        """Save what a phase of stage 1 trained; returns the facts of its manifest."""
-        if not self.ranks.main:
-            return {}
-        # what is trained on top trains under the theta that this was trained under
-        theta, scaling = self.trained_with(stage)
-        trained = {"train_theta": theta, "train_scaling": scaling}
-        spec = self.spec().model_copy(update=trained | {"inference_theta": None, "inference_scaling": None})
-        projection = model.projection
-        assert isinstance(projection, Projection)
-        if self.recipe.further_teachers:  # a later phase goes on with all; a bundle leads to the first
-            with atomic_write(self.out / stage / PROJECTION) as temporary:
-                projection.save(temporary)
-            projection = projection.first(self.recipe.teacher.dim)
-        save_bundle(
-            self.out / stage / "student",
-            backbone=model.backbone,
-            tokenizer=base.tokenizer,
-            spec=spec,
-            projection=projection,
-        )
-        settings = self.recipe.distill if stage == "distill" else self.recipe.extend
-        return {
-            "steps": settings.steps if settings else 0,
-            "tokens": tokens,
-            "tokens_per_pass": sum(s.tokens.tokens for s in sources),
-            "truncated": sum(s.tokens.truncated for s in sources),
-            "weights": _weights(model),
-        }
-
-    def _adapt(self, name: str) -> dict[str, Any]:
-        recipe, key = self.recipe, self._key(f"adapt-{name}")
-        task, block = adapters_of(recipe)[name]
-        folder = self.out / "adapt" / name
-        if task == "clustering" and block.teacher_instruction is None:
-            self.console.print(
-                f"[dim]{recipe.teacher.model} is given no instruction for clustering "
-                "(adapters.clustering.teacher_instruction): the adapter learns from its plain vectors[/dim]"
-            )
-        base = self.base()
-        rope.set_rope(base.model, block.theta, block.scaling)
-        projection = Projection.load(self.student_folder / PROJECTION)
-        sources, counts = self.ranks.from_main(lambda: self._task_sources(task, block, base.tokenizer, folder, key))
-        found = adapt(
-            recipe, task, block, base, projection, sources, self.store.gather, folder, key=key, console=self.live
-        )
-        if not self.ranks.main:
-            return {}
-        kept, scores = self._better(task, block, found)
-        with replaced_folder(folder / "adapter") as temporary:
-            kept.save(temporary, base_model=recipe.name)
-            if found.projection is not None:
-                found.projection.save(temporary / PROJECTION)
-        weights = _weights(base.model, projection)
-        return {"steps": block.steps, "tokens": found.tokens, **scores, "counts": counts, "weights": weights}
-
-    def _task_sources(
-        self, task: Task, block: Adapter, tokenizer: Tokenizer, folder: Path, key: str
-    ) -> tuple[list[TaskSource], dict[str, Any]]:
-        """What an adapter is trained on, and what was counted of each source."""
-        sources, counts = [], {}
-        for asked in block.sources:
-            stem = folder / "tokens" / f"{asked.name}-{key}"
-            with self.live.status(f"{task}: preparing {asked.name}"):
-                source, counts[asked.name] = task_source(
-                    self.recipe,
-                    task,
-                    block,
-                    asked,
-                    self.prepared,
-                    tokenizer,
-                    self.teach_texts,
-                    self.store.gather,
-                    stem,
-                )
-            sources.append(source)
-        return sources, counts
-
-    def _better(self, task: Task, block: Adapter, found: Adapted) -> tuple[LoraAdapter, dict[str, Any]]:
-        """The adapter to keep, and what was measured to choose it."""
-        if found.averaged is None or block.average is None or block.average.keep == "final":
-            return found.final, {"kept": "final"}
-        dev = block.average.keep == "better"
-        tests = heldout_tasks(self.prepared, self.recipe.evaluate, part="dev") if dev else {}
-        if task not in tests:
-            return found.averaged, {"kept": "averaged"}
-        scores: dict[str, float] = {}
-        for name, adapter in (("final", found.final), ("averaged", found.averaged)):
-            with self.live.status(f"{task}: scoring the {name} adapter"):
-                encoder = self.encoder_with({task: adapter})
-                scores[name] = tests[task].score(partial(vectors_of, encoder, task))
-        kept = "averaged" if scores["averaged"] >= scores["final"] else "final"
-        return found.averaged if kept == "averaged" else found.final, {"kept": kept, "dev": scores}
-
     def encoder_with(self, adapters: dict[str, LoraAdapter]) -> Encoder:
         """The distilled student with adapters in memory."""
         base = load(self.student_folder)
         return Encoder(base.model, base.tokenizer, base.spec, device=base.device, adapters=adapters)
+
+    def _distill(self) -> dict[str, Any]:
+        return distill_base(self)
+
+    def _extend(self) -> dict[str, Any]:
+        return extend_base(self)
 
     def _router(self) -> dict[str, Any]:
         base = load(self.student_folder)
@@ -629,12 +432,6 @@ def _sample(table: ExampleTable, count: int) -> list[str]:
     """So many documents or texts of a table, evenly spaced."""
     texts = table.texts(table.roles[-1])
     return [texts[int(i)] for i in np.linspace(0, len(texts) - 1, min(count, len(texts)))]
-
-
-def _weights(*modules: torch.nn.Module) -> dict[str, int]:
-    """Numbers of weights, tied ones once: all of them, and those that are trained."""
-    found = {id(p): p for module in modules for p in module.parameters()}.values()
-    return {"all": sum(p.numel() for p in found), "trained": sum(p.numel() for p in found if p.requires_grad)}
 
 
 def _facts(body: dict[str, Any]) -> str:

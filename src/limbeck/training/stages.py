@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from limbeck import __version__
 from limbeck.config import Adapter, DebianPackagesSource, FileSource, HubSource, PythonDocsSource, Recipe, Source, Task
 from limbeck.files import read_json, write_json
 from limbeck.machine import peak_rss_mib, return_freed_memory
+
+if TYPE_CHECKING:
+    from torch import nn
 
 MANIFEST = "stage.json"
 WITHOUT_SPREAD = "retrieval-without-spread"  # the adapter that shows what the regulariser does; not shipped
@@ -142,3 +145,9 @@ def _state_of(path: Path) -> tuple[str, int, int] | tuple[str]:
     except OSError:
         return (str(path),)
     return str(path), stat.st_size, stat.st_mtime_ns
+
+
+def count_weights(*modules: nn.Module) -> dict[str, int]:
+    """Numbers of weights, tied ones once: all of them, and those that are trained."""
+    found = {id(p): p for module in modules for p in module.parameters()}.values()
+    return {"all": sum(p.numel() for p in found), "trained": sum(p.numel() for p in found if p.requires_grad)}
