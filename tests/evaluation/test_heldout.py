@@ -19,6 +19,7 @@ E = np.eye(8, dtype=np.float32)
 
 
 def prepared(tmp_path: Path, rows: list[dict[str, Any]], columns: dict[str, str], fraction: float = 0.5) -> Prepared:
+    tmp_path.mkdir(exist_ok=True)
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     source = {"type": "file", "name": "rows", "path": str(tmp_path / "rows.jsonl"), "columns": columns}
     data = Data.model_validate({"sources": [source], "heldout_fraction": fraction, "near_duplicate_threshold": None})
@@ -58,6 +59,14 @@ def test_nothing_held_out_and_sources_without_pairs_are_errors(tmp_path: Path) -
     texts = [{"t": f"text {i}"} for i in range(40)]
     with pytest.raises(DataError, match="no source has held-out pairs"):
         heldout_sets(prepared(tmp_path, texts, {"text": "t"}), 10)
+
+
+def test_a_source_of_which_every_document_is_found_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    [many] = heldout_sets(pairs(tmp_path / "many"), 1000)
+    assert len(many.documents) > 10 and not caplog.records
+    [few] = heldout_sets(pairs(tmp_path / "few", fraction=0.1), 1000)
+    assert len(few.documents) <= 10
+    assert f"rows: {len(few.documents)} held-out documents, every query finds all of them" in caplog.text
 
 
 # ----------------------------------------------------------------------------------------------- scores

@@ -20,7 +20,7 @@ from limbeck import compress
 from limbeck.config import TASKS
 from limbeck.errors import ConfigError, DataError, ModelError, TextError
 from limbeck.model import backbone as backbones
-from limbeck.model import copies, passes
+from limbeck.model import passes
 from limbeck.model.adapters import merged
 from limbeck.model.encoder import Encoder
 from limbeck.model.loading import load
@@ -590,41 +590,6 @@ def test_what_came_before_never_changes_a_vector(adapted_folder: Path) -> None:
     assert np.array_equal(
         first.base.encode(TEXTS), load(adapted_folder, device="cpu", precision="fp32").base.encode(TEXTS)
     )
-
-
-def test_no_more_copies_are_held_than_asked_and_the_one_used_last_goes_last(adapted_folder: Path, monkeypatch) -> None:
-    made: list[list[float]] = []
-
-    def counting(backbone: nn.Module, shares: Any) -> nn.Module:
-        made.append([share for _, share in shares])
-        return merged(backbone, shares)
-
-    monkeypatch.setattr(copies, "merged", counting)
-    encoder = load(adapted_folder, device="cpu", hold=2)
-    for task in ("retrieval", "clustering", "retrieval", "classification", "retrieval", "clustering"):
-        encoder.encode(["a"], task=task)
-        assert len(encoder._copies.held) <= 2
-    assert len(made) == 4  # retrieval, used often, stayed
-    made.clear()
-    monkeypatch.setattr(copies, "HELD_BYTES", 1)
-    assert load(adapted_folder, device="cpu").hold == 1
-    with pytest.raises(ConfigError, match="hold must be at least 1"):
-        load(adapted_folder, hold=0)
-
-
-def test_as_many_copies_are_held_as_fit_in_a_gibibyte(adapted: Encoder) -> None:
-    names = adapters_of(adapted.model.backbone, ["retrieval"])["retrieval"].factors
-    weights = sum(adapted.model.backbone.get_parameter(f"{name}.weight").numel() for name in names)
-    assert adapted.hold == 2**30 // (4 * weights)
-
-
-def test_merged_copies_share_the_token_embeddings(adapted: Encoder) -> None:
-    adapted.encode(["a"], task="retrieval")
-    [copy] = adapted._copies.held.values()
-    own: Any = adapted.model.backbone
-    made: Any = copy.backbone
-    assert made.get_input_embeddings().weight.data_ptr() == own.get_input_embeddings().weight.data_ptr()
-    assert not made.training
 
 
 def test_merging_works_inside_inference_mode_and_its_vectors_are_the_same(adapted: Encoder, adapted_folder) -> None:

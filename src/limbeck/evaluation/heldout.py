@@ -5,6 +5,7 @@ Vectors are encoded once and reused over widths and precisions.  Q: queries, N: 
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from limbeck.errors import DataError
 from limbeck.evaluation.compression import compression_curve_of
 from limbeck.evaluation.retrieval import RetrievalScores, evaluate_retrieval
 from limbeck.evaluation.scores import DimScore, ExampleHit, ExampleSearch
+
+logger = logging.getLogger(__name__)
 
 Vectors = Callable[[str, Sequence[str]], np.ndarray]
 """(role, texts) → float32 [N, D]."""
@@ -49,13 +52,21 @@ class HeldOut:
 def heldout_sets(prepared: Prepared, limit: int) -> list[HeldOut]:
     """The held-out pairs of each source that has pairs, at most `limit` queries of each (a stable sample).
 
-    Raises DataError when no source has any.
+    Warns of a source with so few documents that every query finds all of them. Raises DataError when no source has any.
     """
     sets = retrieval_sets(prepared, limit, "test")
     if not sets:
         raise DataError(
             "no source has held-out pairs to evaluate on: raise data.heldout_fraction, or add a source of pairs"
         )
+    for held in sets:
+        if (count := len(held.documents)) <= 10:
+            logger.warning(
+                "%s: %d held-out documents, every query finds all of them within the ten best: its scores say little; "
+                "raise data.heldout_fraction",
+                held.source,
+                count,
+            )
     return sets
 
 

@@ -6,7 +6,6 @@ pytrec_eval.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -17,8 +16,6 @@ from numpy.typing import NDArray
 from limbeck import nearest
 from limbeck.compress import FloatArray, to_bits, truncate
 from limbeck.errors import ConfigError, DataError
-
-logger = logging.getLogger(__name__)
 
 Relevant = Sequence[Collection[int] | Mapping[int, int]]
 """For each query its relevant documents by index: a set (grade 1 each) or a mapping to grades (whole numbers ≥ 0)."""
@@ -61,12 +58,10 @@ def evaluate_retrieval(
 
     Raises DataError: no queries or documents, a NaN, infinite or all-zero vector, a query without a relevant document,
     a document index out of range, a grade that is no whole number ≥ 0. ConfigError: dims differ, or 1-bit vectors of
-    dims that 8 does not divide. Fewer documents than k is scored, with a warning in the log.
+    dims that 8 does not divide. Of fewer documents than k every query finds all.
     """
     dim = checked_dim(query_vectors, document_vectors)
     grades = checked_relevant(relevant, len(query_vectors), len(document_vectors))
-    if len(document_vectors) < k:
-        logger.warning("%d documents are fewer than k = %d: every query finds all of them", len(document_vectors), k)
     queries, documents = truncate(query_vectors, dim), truncate(document_vectors, dim)
     return score_hits(_hits(queries, documents, k, precision, rescore), grades, k)
 
