@@ -52,21 +52,19 @@ class HeldOut:
 def heldout_sets(prepared: Prepared, limit: int) -> list[HeldOut]:
     """The held-out pairs of each source that has pairs, at most `limit` queries of each (a stable sample).
 
-    Warns of a source with so few documents that every query finds all of them. Raises DataError when no source has any.
+    Warns of sources with so few documents that every query finds all of them. Raises DataError when no source has any.
     """
     sets = retrieval_sets(prepared, limit, "test")
     if not sets:
         raise DataError(
             "no source has held-out pairs to evaluate on: raise data.heldout_fraction, or add a source of pairs"
         )
-    for held in sets:
-        if (count := len(held.documents)) <= 10:
-            logger.warning(
-                "%s: %d held-out documents, every query finds all of them within the ten best: its scores say little; "
-                "raise data.heldout_fraction",
-                held.source,
-                count,
-            )
+    if few := [f"{held.source} {len(held.documents)}" for held in sets if len(held.documents) <= 10]:
+        logger.warning(
+            "held-out documents so few that every query finds all of them within the ten best: %s; "
+            "their scores say little: raise data.heldout_fraction",
+            ", ".join(few),
+        )
     return sets
 
 
