@@ -39,7 +39,7 @@ from limbeck.model.student import StudentModel
 from limbeck.model.tokenizer import Tokenizer
 from limbeck.teacher.backends import teacher_files
 
-TOKENS = 96  # of a text that layers are found by: its beginning tells as much, in a fraction of the time
+TOKENS = 96  # of a text that layers are found by: whole ones take several times as long
 
 
 def main() -> None:
