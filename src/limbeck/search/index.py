@@ -7,9 +7,7 @@ with Index.create("notes.index", model) as index:
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -30,12 +28,12 @@ from limbeck.search.engine import (
     OVERSAMPLING,
     Ask,
     Engine,
-    Found,
     first_chunks,
     of_documents,
     point_id,
 )
 from limbeck.search.opening import create_engine, exists, model_of, open_engine
+from limbeck.search.passages import Passage, passages
 from limbeck.search.spec import Chunks, IndexSpec, Precision
 
 __all__ = ["Added", "Document", "Index", "Passage", "read_documents"]
@@ -44,23 +42,6 @@ By: TypeAlias = Literal["vectors", "words", "both"]
 
 _BATCH = 512  # documents that are encoded, stored and flushed together
 _IDS = 1_000  # documents deleted at a time
-_LIMIT = 10_000  # chunks that a search looks at, where many belong to few documents
-
-
-@dataclass(frozen=True, slots=True)
-class Passage:
-    """A document that was found, and its best chunk, or another one that `each` lets through."""
-
-    rank: int  # 1 = best
-    score: float  # cosine by vectors, BM25 by words, of both the sum of 1 / (60 + rank)
-    id: str  # of the document
-    text: str  # of the chunk
-    title: str
-    fields: Mapping[str, Any]
-    start: int  # characters of the document's text that the chunk is
-    end: int
-    chunk: int  # its number, from 0
-    chunks: int  # that the document has
 
 
 class Index:
@@ -357,7 +338,7 @@ class Index:
             vector = vectors[number] if vectors is not None and by != "words" else None
             words = self._words.query(query) if self._words is not None and by != "vectors" else None
             ask = Ask(vector, words, k, selection, exact, oversampling)
-            found.append(self._passages(ask, k, each) if vector is not None or words is not None else [])
+            found.append(passages(self.engine, ask, k, each) if vector is not None or words is not None else [])
         return found
 
     def check_search(
@@ -433,35 +414,3 @@ class Index:
             raise ConfigError(f"{count} queries need vectors {expected}, got {shape}")
         if not np.isfinite(vectors).all():
             raise DataError("the model gave a query vector that is not finite: look at the query and at the model")
-
-    def _passages(self, ask: Ask, k: int, each: int) -> list[Passage]:
-        """More chunks are asked for until k of them are left, up to `each` a document, or there are no more."""
-        limit = k if self.spec.chunks == "none" or each >= k else 2 * k
-        while True:
-            found = self.engine.search(replace(ask, limit=limit))
-            times: Counter[str] = Counter()
-            best: list[Found] = []
-            for hit in found:
-                times[hit.payload["id"]] += 1
-                if times[hit.payload["id"]] <= each:
-                    best.append(hit)
-            if len(best) >= k or len(found) < limit or limit >= _LIMIT:
-                break
-            limit = min(4 * limit, _LIMIT)
-        return [_passage(rank, hit) for rank, hit in enumerate(best[:k], start=1)]
-
-
-def _passage(rank: int, hit: Found) -> Passage:
-    p = hit.payload
-    return Passage(
-        rank,
-        float(hit.score),
-        p["id"],
-        p["text"],
-        p.get("title", ""),
-        p.get("fields", {}),
-        p["start"],
-        p["end"],
-        p["chunk"],
-        p["chunks"],
-    )
