@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,7 +24,7 @@ from limbeck.errors import ConfigError, DataError, ModelError, StoreError
 pytest.importorskip("qdrant_edge")
 from qdrant_client import QdrantClient  # noqa: E402
 
-from limbeck.search import edge, server  # noqa: E402
+from limbeck.search import edge, engine, server  # noqa: E402
 from limbeck.search.index import Document, Index  # noqa: E402
 
 pytestmark = [
@@ -288,6 +290,22 @@ def test_a_search_that_cannot_be_is_refused(notes: Index) -> None:
     for how, error, message in IMPOSSIBLE:
         with pytest.raises(error, match=message):
             notes.search(**{"query": "a list"} | how)
+
+
+def test_equal_scores_are_put_in_order_by_id() -> None:
+    hits = [SimpleNamespace(id=name, score=score) for name, score in (("c", 0.5), ("d", 0.9), ("a", 0.5), ("b", 0.5))]
+    for order in itertools.permutations(hits):
+        assert [hit.id for hit in engine.best(order, 3)] == ["d", "a", "b"]
+
+
+def test_documents_of_one_score_come_in_one_order(notes: Index) -> None:
+    def search(k: int) -> list[tuple[float, str]]:
+        return [(hit.score, hit.id) for hit in notes.search("read a file", k=k, by="both", where={"lang": "en"})]
+
+    whole = search(3)  # in a folder: second and third by vectors, third and second by words
+    for _ in range(20):
+        assert search(3) == whole
+        assert search(2) == whole[:2]
 
 
 def test_vectors_of_queries_may_come_from_elsewhere(notes: Index, where: str, model: WordModel) -> None:

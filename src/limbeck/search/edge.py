@@ -139,14 +139,15 @@ class EdgeEngine:
                 found = self._shard.query(
                     edge.QueryRequest(limit=ask.limit, query=query, params=params, filter=chosen, with_payload=True)
                 )
-            else:
-                each = engine.candidates(ask.limit)
-                ranked = [edge.Prefetch(limit=each, query=q, params=params, filter=chosen) for q, params in parts]
-                fused: Any = edge.Fusion.Rrf(k=engine.RRF_K)
-                found = self._shard.query(
-                    edge.QueryRequest(limit=ask.limit, query=fused, prefetches=ranked, with_payload=True)
-                )
-        return [Found(hit.score, hit.payload or {}) for hit in found]
+                return [Found(hit.score, hit.payload or {}) for hit in engine.best(found, ask.limit)]
+            each = engine.candidates(ask.limit)
+            ranked = [edge.Prefetch(limit=each, query=q, params=params, filter=chosen) for q, params in parts]
+            fused: Any = edge.Fusion.Rrf(k=engine.RRF_K)
+            found = self._shard.query(edge.QueryRequest(limit=len(parts) * each, query=fused, prefetches=ranked))
+            first = engine.best(found, ask.limit)
+            records = self._shard.retrieve([hit.id for hit in first], with_payload=True, with_vector=False)
+        payloads = {record.id: record.payload or {} for record in records}
+        return [Found(hit.score, payloads[hit.id]) for hit in first if hit.id in payloads]  # or deleted in between
 
     def count(self, selection: Selection) -> int:
         """Points of a selection."""

@@ -14,9 +14,9 @@ and its own id is a UUID of the document's id and the chunk's number: a document
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -147,3 +147,19 @@ def of_documents(ids: Sequence[str]) -> Selection:
 def candidates(limit: int) -> int:
     """Points to take from each of two rankings that are fused into `limit`."""
     return max(50, 4 * limit)
+
+
+class _Hit(Protocol):
+    @property
+    def id(self) -> Any: ...
+
+    @property
+    def score(self) -> float: ...
+
+
+HitT = TypeVar("HitT", bound=_Hit)
+
+
+def best(hits: Iterable[HitT], limit: int) -> list[HitT]:
+    """The first hits, best first, equal scores by id: Qdrant's own order of these differs from search to search."""
+    return sorted(hits, key=lambda hit: (-hit.score, str(hit.id)))[:limit]

@@ -203,15 +203,20 @@ class ServerEngine:
                 found = self._client.query_points(
                     self._name, query, using=using, query_filter=chosen, search_params=params, limit=ask.limit
                 )
-            else:
-                each = engine.candidates(ask.limit)
-                ranked = [
-                    models.Prefetch(query=query, using=using, params=params, filter=chosen, limit=each)
-                    for query, using, params in parts
-                ]
-                fused = models.RrfQuery(rrf=models.Rrf(k=engine.RRF_K))
-                found = self._client.query_points(self._name, fused, prefetch=ranked, limit=ask.limit)
-        return [Found(hit.score, hit.payload or {}) for hit in found.points]
+                return [Found(hit.score, hit.payload or {}) for hit in engine.best(found.points, ask.limit)]
+            each = engine.candidates(ask.limit)
+            ranked = [
+                models.Prefetch(query=query, using=using, params=params, filter=chosen, limit=each)
+                for query, using, params in parts
+            ]
+            fused = models.RrfQuery(rrf=models.Rrf(k=engine.RRF_K))
+            found = self._client.query_points(
+                self._name, fused, prefetch=ranked, limit=len(parts) * each, with_payload=False
+            )
+            first = engine.best(found.points, ask.limit)
+            records = self._client.retrieve(self._name, [hit.id for hit in first], with_payload=True)
+        payloads = {record.id: record.payload or {} for record in records}
+        return [Found(hit.score, payloads[hit.id]) for hit in first if hit.id in payloads]  # or deleted in between
 
     def count(self, selection: Selection) -> int:
         """Points of a selection."""
