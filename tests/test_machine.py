@@ -4,9 +4,12 @@ import ctypes
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from limbeck import machine
 
@@ -111,3 +114,29 @@ def test_the_peak_of_a_block_is_what_was_held_in_it_and_not_before_or_after() ->
         np.ones(2**20, dtype=np.float32)
     assert 150 * 2**20 < large.bytes < 240 * 2**20
     assert small.bytes < 80 * 2**20
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a hint to Linux")
+def test_pages_of_a_file_leave_memory_and_what_was_written_on_them_is_kept(tmp_path: Path) -> None:
+    save_file({"large": torch.ones(16 * 2**20), "kept": torch.ones(2**20)}, tmp_path / "weights.safetensors")  # 64 MiB
+
+    def resident() -> int:
+        return machine._resident("RssFile")
+
+    read = load_file(tmp_path / "weights.safetensors")
+    before = resident()
+    assert read["large"].sum() == 16 * 2**20
+    if resident() - before < 60 * 2**20:
+        pytest.skip("a file system in memory")
+    read["large"][5] = 2.0
+    machine.let_go_of_pages(read["large"])
+    assert resident() - before < 8 * 2**20
+    assert read["large"][5] == 2.0
+    assert read["large"].sum() == 16 * 2**20 + 1
+
+
+def test_tensors_that_are_no_pages_of_a_file_are_left_alone() -> None:
+    for tensor in (torch.arange(10), torch.arange(2**20), torch.empty(0), torch.empty(5, device="meta")):
+        before = tensor.tolist() if tensor.device.type == "cpu" else None
+        machine.let_go_of_pages(tensor)
+        assert before is None or tensor.tolist() == before

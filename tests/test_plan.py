@@ -542,15 +542,24 @@ def test_stages_are_shown_in_100_columns() -> None:
 # ------------------------------------------------------------------------------------------------- models
 
 
-def student_of(tmp_path: Path, student: dict[str, Any], **teacher: Any) -> estimate.Shape:
+def plan_of(tmp_path: Path, student: dict[str, Any], **teacher: Any) -> Plan:
     config = BertConfig(vocab_size=50, hidden_size=8, num_hidden_layers=6, num_attention_heads=2, intermediate_size=16)
     config.save_pretrained(tmp_path)
     made = {"model": str(tmp_path), "dim": 6} | teacher
-    return make_plan(recipe(teacher=made, student=student | {"dims": [8]}), probe=False).student
+    return make_plan(recipe(teacher=made, student=student | {"dims": [8]}), probe=False)
+
+
+def student_of(tmp_path: Path, student: dict[str, Any], **teacher: Any) -> estimate.Shape:
+    return plan_of(tmp_path, student, **teacher).student
 
 
 def test_a_pruned_student_has_the_chosen_layers_of_its_teacher(tmp_path: Path) -> None:
     pruned = student_of(tmp_path, {"init": "pruned", "pruned": {"layers": [0, 2, 4]}})
+    chosen = plan_of(tmp_path, {"init": "pruned", "pruned": {"layers": 3}})
+    assert chosen.student == pruned
+    prune = by_name(chosen)["prune"]
+    assert prune.does == "which 3 layers to keep, from texts of each source"
+    assert prune.memory == {"weights": 4 * chosen.teacher.total}  # type: ignore[union-attr]
     assert (pruned.depth, pruned.hidden) == (3, 8)
     assert pruned.embedding == (50 + 1) * 8  # tokens and one type, no positions: they are rotary
     plain = student_of(tmp_path, {"init": "pruned", "pruned": {"layers": [0, 2], "rope": False}})

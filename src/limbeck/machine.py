@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import mmap
 import os
 import platform
 import resource
@@ -15,13 +16,18 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from limbeck import __version__
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Precision = Literal["fp32", "bf16"]
 
 _MMAP_THRESHOLD, _ARENA_MAX = -3, -8  # M_MMAP_THRESHOLD and M_ARENA_MAX of glibc's malloc.h
+
+_PAGE_OUT = 21  # MADV_PAGEOUT of Linux 5.4's mman.h
 
 # What can change a score or a speed; the rest of the environment is in the lock file of whoever wants it.
 PACKAGES = ("torch", "transformers", "sentence-transformers", "tokenizers", "accelerate", "numpy")
@@ -195,6 +201,22 @@ def return_freed_memory() -> None:
     gc.collect()
     if trim := _of_glibc("malloc_trim"):
         trim(0)
+
+
+def let_go_of_pages(tensor: Tensor) -> None:
+    """Take the pages of a tensor out of memory, where it was read as part of a file and nobody needs it any more.
+
+    Weights that are read from a safetensors file are its pages, and all of the file counts as held by the process while
+    any of its tensors is in use. Linux only; a tensor that is used after all is read again.
+    """
+    madvise = _of_glibc("madvise")
+    if madvise is None or tensor.device.type != "cpu":
+        return
+    start = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
+    size = (tensor.data_ptr() + tensor.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE - start
+    if size > 0:
+        # a hint, which old kernels refuse: nothing is lost with it, as would be with MADV_DONTNEED
+        madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), _PAGE_OUT)
 
 
 def use_one_arena() -> None:

@@ -218,6 +218,33 @@ def test_sources_of_every_shape_train_together(
     assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
 
 
+def test_layers_that_are_a_number_are_chosen_once_and_a_student_with_them_named_is_the_same(
+    run: Callable[..., Outcome], body: dict[str, Any], tmp_path: Path
+) -> None:
+    body["student"]["pruned"] |= {"layers": 2, "pool_attention": False}
+    found = stages(run("--stop-after", "bundle"))
+    assert list(found) == ["data", "teach", "prune", "distill", "bundle"]
+    chosen = json.loads((tmp_path / "run" / "prune" / "stage.json").read_text())
+    assert len(chosen["layers"]) == 2 and -1 < chosen["agreement"] < 1
+    by_number = model_bytes(tmp_path / "run")
+    assert set(stages(run("--stop-after", "bundle")).values()) == {"before"}
+
+    body["student"]["pruned"]["layers"] = chosen["layers"]
+    body["out"] = str(tmp_path / "named")
+    assert "prune" not in stages(run("--stop-after", "bundle"))
+    assert model_bytes(tmp_path / "named") == by_number
+
+    body["student"]["pruned"]["layers"] = 1
+    body["out"] = str(tmp_path / "run")
+    again = stages(run("--stop-after", "prune"))
+    assert again == {"data": "before", "teach": "before", "prune": "now"}
+
+
+def test_as_many_layers_as_there_are_is_an_error(run: Callable[..., Outcome], body: dict[str, Any]) -> None:
+    body["student"]["pruned"]["layers"] = 3
+    assert "student.pruned.layers keeps 3 of 3 layers: name fewer" in error(run("--stop-after", "prune"))
+
+
 def test_two_runs_in_one_process_may_differ_in_precision(body: dict[str, Any], tmp_path: Path) -> None:
     import torch
 

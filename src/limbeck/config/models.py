@@ -99,10 +99,16 @@ class Pruned(Section):
     """A copy of chosen layers of a transformer (usually the teacher)."""
 
     source: str | None = None  # hub id or folder; None = the teacher
-    layers: list[int] = Field(min_length=1)  # indices into the source's layers, in the order wanted
+    # Indices into the source's layers, in the order wanted; or how many, which are then chosen by training texts
+    layers: Annotated[int, Field(ge=1)] | Annotated[list[int], Field(min_length=1)]
     rope: bool = True  # a BERT becomes a rotary one: same weights, absolute positions replaced by RoPE
     pool_attention: bool = False  # last layer starts as an average over the text, so that last-token pooling starts
     # where mean pooling would
+
+    @property
+    def depth(self) -> int:
+        """How many layers are kept."""
+        return self.layers if isinstance(self.layers, int) else len(self.layers)
 
 
 class Student(Section):

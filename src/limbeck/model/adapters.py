@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from limbeck.config import Lora
 from limbeck.errors import ConfigError, ModelError
 from limbeck.files import read_json, write_json
+from limbeck.machine import let_go_of_pages
 from limbeck.model.backbone import layers
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -177,10 +178,15 @@ def attach(backbone: nn.Module, settings: Lora, task: str, *, seed: int) -> None
 
 
 def halve_frozen(backbone: nn.Module) -> None:
-    """Keep the frozen weights of linear layers in bf16: what autocast would make of them for every single product."""
+    """Keep the frozen weights of linear layers in bf16: what autocast would make of them for every single product.
+
+    Where the backbone's weights are pages of its file, those of the layers are let go.
+    """
     for module in backbone.modules():
         if isinstance(module, nn.Linear) and not module.weight.requires_grad:
+            read = module.weight.data
             module.to(torch.bfloat16)
+            let_go_of_pages(read)
 
 
 def taken_from(tensors: Mapping[str, Tensor], task: str, settings: Lora, *, base: str | None) -> Adapter:

@@ -232,8 +232,18 @@ def _fresh(shape: Fresh, tokenizer: Tokenizer, teacher: str | Path | None, stude
     return model
 
 
+def source_depth(shape: Pruned, teacher: str | Path | None) -> int:
+    """How many layers the transformer has that is pruned. Raises ModelError."""
+    return int(read_config(shape.source or _given(teacher)).num_hidden_layers)
+
+
 def _pruned(shape: Pruned, teacher: str | Path | None, student: Student) -> nn.Module:
     """Chosen layers of a transformer, in the order given."""
+    if isinstance(shape.layers, int):
+        raise ConfigError(
+            f"student.pruned.layers: {shape.layers} does not say which layers: `limbeck.model.pruning.choose_layers` "
+            "finds them"
+        )
     source = load_plain(shape.source or _given(teacher))
     stack = layers(source)
     bad = [i for i in shape.layers if not 0 <= i < len(stack)]

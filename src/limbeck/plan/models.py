@@ -50,7 +50,7 @@ def student_config_of(recipe: Recipe, teacher: PretrainedConfig | None) -> Pretr
             overrides,
         )
     assert student.pruned
-    depth = {"num_hidden_layers": len(student.pruned.layers)}
+    depth = {"num_hidden_layers": student.pruned.depth}
     if source.model_type == "bert" and student.pruned.rope:
         names = ("vocab_size", "hidden_size", "num_attention_heads", "intermediate_size", "hidden_act")
         shape: dict[str, Any] = {name: getattr(source, name) for name in names}

@@ -79,6 +79,12 @@ def stages(recipe: Recipe, models: Models, data: Sequence[Texts], rates: dict[st
     known = [
         Stage("data", f"read {read}; clean, drop duplicates, split", "data/", tokens=total(data, "tokens"), disk=chars),
         _teach(recipe, models, data, rates, how),
+        Stage(
+            "prune",
+            f"which {models.student.depth} layers to keep, from texts of each source",
+            "prune/",
+            memory={"weights": 4 * models.teacher.total} if models.teacher and not _own_source(recipe) else {},
+        ),
         _distill(recipe, models, rates, how),
         *([_extend(recipe, models, data, rates)] if recipe.extend else []),
         Stage(
@@ -108,6 +114,11 @@ def stages(recipe: Recipe, models: Models, data: Sequence[Texts], rates: dict[st
         _adapt(recipe, name, *blocks[name], models, data, rates) if name in blocks else by_name[name]
         for name in stages_of(recipe)
     ]
+
+
+def _own_source(recipe: Recipe) -> bool:
+    """Whether the student's layers are those of another model than the teacher."""
+    return recipe.student.pruned is not None and recipe.student.pruned.source is not None
 
 
 def total(data: Sequence[Texts], name: str) -> int | None:

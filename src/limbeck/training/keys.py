@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import limbeck
-from limbeck.training.stages import WITHOUT_SPREAD, adapters_of, digest, source_state, stages_of
+from limbeck.training.stages import WITHOUT_SPREAD, adapters_of, chooses_layers, digest, source_state, stages_of
 
 if TYPE_CHECKING:
     from limbeck.training.pipeline import Pipeline
@@ -26,11 +26,14 @@ def stage_key(run: Pipeline, name: str) -> str:
         adapters = {t: [b.teacher_instruction, *(s.name for s in b.sources)] for t, b in run.blocks.items()}
         asked = [instructions, recipe.distill_sources, recipe.extend_sources, adapters]
         return digest("teach", run.prepared.fingerprint, run.teacher.fingerprint, asked, *_further(run))
+    if name == "prune":
+        asked = recipe.student.model_dump(mode="json", exclude={"rope": _INFERENCE})
+        return digest("prune", run.prepared.fingerprint, run.teacher.fingerprint, asked, recipe.seed)
     if name == "distill":
         # teachers are in the key of their vectors; where these are stored and how they were fetched changes nothing
         left_out = {"distill": _SILENT, "student": {"rope": _INFERENCE}}
         body = recipe.model_dump(mode="json", include={"student", "distill", "seed"}, exclude=left_out)
-        return digest("distill", _taught_key(run), recipe.teacher.dim, body)
+        return digest("distill", _taught_key(run), recipe.teacher.dim, body, *_chosen(run))
     if name == "extend":
         body = recipe.model_dump(mode="json", include={"extend"}, exclude={"extend": _SILENT})
         return digest("extend", stage_key(run, "distill"), recipe.short_sources, body)
@@ -56,6 +59,11 @@ def stage_key(run: Pipeline, name: str) -> str:
         besides = [stage_key(run, s) for s in stages_of(recipe) if s.endswith((WITHOUT_SPREAD, "static"))]
         return digest("evaluate", stage_key(run, "bundle"), recipe.digest("evaluate"), besides)
     return digest("report", stage_key(run, "evaluate"), limbeck.__version__)
+
+
+def _chosen(run: Pipeline) -> list[str]:
+    """What the choice of layers depends on, where the run makes it."""
+    return [stage_key(run, "prune")] if chooses_layers(run.recipe) else []
 
 
 def _taught_key(run: Pipeline) -> str:

@@ -1,6 +1,6 @@
 """A recipe from texts to bundle and report, stage by stage.
 
-data → teach → distill → extend → adapters → router → bundle → static → evaluate → report
+data → teach → prune → distill → extend → adapters → router → bundle → static → evaluate → report
 
 Each stage is a folder with a manifest; one whose inputs are unchanged is skipped, one that was killed goes on.
 """
@@ -43,10 +43,11 @@ from limbeck.teacher.taught import Taught
 from limbeck.training.distill import ROLE_PREFIX, UNTAUGHT
 from limbeck.training.keys import stage_key
 from limbeck.training.measure import evaluate, report
+from limbeck.training.prune import choose_student_layers, with_chosen_layers
 from limbeck.training.ranks import Ranks
 from limbeck.training.stage_1 import distill_base, extend_base
 from limbeck.training.stage_2 import train_adapter
-from limbeck.training.stages import Stage, stages_of
+from limbeck.training.stages import Stage, chooses_layers, stages_of
 from limbeck.training.static import distill_static
 from limbeck.training.task_sources import parts_of
 from limbeck.training.tracking import check_trackers
@@ -316,6 +317,9 @@ class Pipeline:
         base = load(self.student_folder)
         return Encoder(base.model, base.tokenizer, base.spec, device=base.device, adapters=adapters)
 
+    def _prune(self) -> dict[str, Any]:
+        return choose_student_layers(self)
+
     def _distill(self) -> dict[str, Any]:
         return distill_base(self)
 
@@ -378,6 +382,8 @@ class Pipeline:
         """The student before its first step."""
         student = self.recipe.student
         copied = self.teacher_folder if backbones.reads_teacher(student) else None
+        if chooses_layers(self.recipe):
+            student = with_chosen_layers(student, self.stage("prune"))
         return backbones.build(student, copied, seed=self.recipe.seed)
 
     def spec(self) -> BundleSpec:

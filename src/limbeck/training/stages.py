@@ -40,7 +40,14 @@ def stages_of(recipe: Recipe) -> tuple[str, ...]:
     router = ["router"] if recipe.adapters.router and len(recipe.adapters.by_task()) > 1 else []
     extend = ["extend"] if recipe.extend else []
     static = ["static"] if recipe.static else []
-    return ("data", "teach", "distill", *extend, *adapt, *router, "bundle", *static, "evaluate", "report")
+    prune = ["prune"] if chooses_layers(recipe) else []
+    return ("data", "teach", *prune, "distill", *extend, *adapt, *router, "bundle", *static, "evaluate", "report")
+
+
+def chooses_layers(recipe: Recipe) -> bool:
+    """Whether the recipe says how many layers the student keeps, and not which."""
+    student = recipe.student
+    return student.init == "pruned" and student.pruned is not None and isinstance(student.pruned.layers, int)
 
 
 def digest(*parts: Any) -> str:
