@@ -27,6 +27,7 @@ from limbeck.evaluation.spectrum import effective_rank
 from limbeck.evaluation.tasks import METRICS, heldout_tasks
 from limbeck.evaluation.variants import BASE, Variant
 from limbeck.model.adapters import Adapter
+from limbeck.model.encoder import Encoder
 from limbeck.model.loading import load
 from limbeck.model.prefixes import Role
 from limbeck.teacher.taught import Taught
@@ -121,7 +122,7 @@ def trained(run: Pipeline, stage: str) -> tuple[Vectors, int]:
 
 def learning_curve(run: Pipeline) -> Iterator[CurvePoint]:
     """Held-out nDCG@10 of the base after each kept checkpoint."""
-    encoder = load(run.out / "distill" / "student")
+    start = load(run.out / "distill" / "student")
     sets, key = short_sets(run), run.stage("distill").key
     folder = run.out / "distill" / "checkpoints"
     for step in curve_steps(run.recipe):
@@ -133,7 +134,9 @@ def learning_curve(run: Pipeline) -> Iterator[CurvePoint]:
         }
         if not backbone:
             raise ConfigError(f"{folder} holds no weights of the backbone at step {step}")
-        encoder.model.backbone.load_state_dict(backbone, strict=False)
+        start.model.backbone.load_state_dict(backbone, strict=False)
+        # a new one at each step: it keeps what it makes of weights
+        encoder = Encoder(start.model, start.tokenizer, start.spec, device=start.device, precision=start.compute)
         encoded = _encoded(sets, partial(vectors_of, encoder, None))
         score = float(np.mean(_ndcg(encoded, encoder.dim, "float32")))
         yield CurvePoint(step=step, tokens=checkpoint.tokens(folder, step), score=score)

@@ -189,6 +189,14 @@ def halve_frozen(backbone: nn.Module) -> None:
             let_go_of_pages(read)
 
 
+def halve(backbone: nn.Module) -> None:
+    """Put bf16 weights in place of those of linear layers: the old ones, which others may share, stay what they are."""
+    for module in backbone.modules():
+        if isinstance(module, nn.Linear):
+            for name, weight in module.named_parameters(recurse=False):
+                setattr(module, name, nn.Parameter(weight.detach().to(torch.bfloat16), requires_grad=False))
+
+
 def taken_from(tensors: Mapping[str, Tensor], task: str, settings: Lora, *, base: str | None) -> Adapter:
     """The adapter `task` among named weights of a backbone that it is attached to (other names are passed over)."""
     end_a, end_b = f".lora_A.{task}.weight", f".lora_B.{task}.weight"

@@ -13,7 +13,7 @@ import torch
 from limbeck.errors import ConfigError
 from limbeck.model import passes
 from limbeck.model import runtime as runtimes
-from limbeck.model.adapters import Adapter, merged
+from limbeck.model.adapters import Adapter, halve, merged
 from limbeck.model.choice import Shares
 from limbeck.model.student import StudentModel
 
@@ -63,22 +63,33 @@ class MergedCopies:
         self.base = self._ready(base)
         self.adapters = {task: _on(place.device, adapter) for task, adapter in adapters.items()}
         self.hold = hold or max(1, HELD_BYTES // max(1, self._copy_bytes()))
+        # matrices that autocast would convert for every call; another backend converts what it is given itself
+        self._halves = place.compute == "bf16" and place.backend == "torch"
+        self._half_base: StudentModel | None = None
         self.held: OrderedDict[Shares, StudentModel] = OrderedDict()  # the one used last is last
         self._merging = Lock()  # a copy is made once, whoever asks
         self._stand_ins: OrderedDict[Shares, passes.Forward] = OrderedDict()  # of another backend, likewise
 
     def student(self, shares: Shares) -> StudentModel:
-        """The base with these shares of its adapters."""
-        if not shares:
+        """The base with these shares of its adapters, to compute with."""
+        if not shares and not self._halves:
             return self.base
         with self._merging:
+            if not shares:
+                self._half_base = self._half_base or self._copy(())
+                return self._half_base
             if shares not in self.held:
                 while len(self.held) >= self.hold:  # before the next is made, so that there are never more
                     self.held.popitem(last=False)
-                backbone = merged(self.base.backbone, [(self.adapters[name], share) for name, share in shares])
-                self.held[shares] = self._ready(StudentModel(backbone, pooling=self._pooling))
+                self.held[shares] = self._copy(shares)
             self.held.move_to_end(shares)
             return self.held[shares]
+
+    def _copy(self, shares: Shares) -> StudentModel:
+        backbone = merged(self.base.backbone, [(self.adapters[name], share) for name, share in shares])
+        if self._halves:
+            halve(backbone)
+        return self._ready(StudentModel(backbone, pooling=self._pooling))
 
     def forward(self, shares: Shares, digest: Callable[[Shares], str]) -> passes.Forward | None:
         """The same student's forward pass in another backend, None where torch computes.
@@ -106,6 +117,7 @@ class MergedCopies:
             for task, adapter in self.adapters.items()
         }
         self.held.clear()
+        self._half_base = None
 
     def _ready(self, student: StudentModel) -> StudentModel:
         """On the device, and compiled (at its first pass, for texts of any number and length) if that was asked for."""
@@ -115,7 +127,7 @@ class MergedCopies:
         return student
 
     def _copy_bytes(self) -> int:
-        """What one merged copy costs."""
+        """What one merged copy costs at most."""
         backbone: Any = self.base.backbone
         changed = {name for adapter in self.adapters.values() for name in adapter.factors}
         weights = [backbone.get_submodule(name).weight for name in changed]

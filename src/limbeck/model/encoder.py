@@ -457,7 +457,6 @@ class Encoder:
         """Unit vectors of texts that share their task, or of their spans, text after text."""
         student = self._copies.student(shares)
         forward = self._copies.forward(shares, self._digest_of) if spans is None else None
-        # one autocast around all passes: weights are converted once
         with torch.inference_mode(), runtimes.autocast(self.compute, self.device):
             vectors, cut = passes.unit_vectors(student, self.tokenizer, texts, spans, settings, self.device, forward)
         self.truncated += cut
