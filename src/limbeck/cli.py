@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from enum import StrEnum
@@ -152,6 +153,7 @@ def run(
         raise typer.BadParameter("--json goes with --smoke")
     from limbeck.training import pipeline
 
+    gc.freeze()  # what was imported stays: each stage looks for garbage, and would go through all of it
     pipeline.run(loaded, stop_after=stop_after, force=force, console=console(sys.stderr), command=typed(context))
 
 
