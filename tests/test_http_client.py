@@ -71,7 +71,8 @@ def test_an_error_of_the_receiver_ends_the_call_as_one_of_the_function_does():
     with pytest.raises(DataError, match="the disk is full at 0"):
         writer(concurrency=1).for_each(range(1000), work, refuse)
     ended.set()
-    assert begun in ([0], [0, 1])  # the second may have been begun; the rest never is
+    # one more may begin while the rest is taken back: any of them
+    assert begun[0] == 0 and len(begun) <= 2
 
 
 def test_an_answer_of_another_form_is_told_in_the_words_of_the_caller():
