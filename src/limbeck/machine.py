@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 Precision = Literal["fp32", "bf16"]
 
 _MMAP_THRESHOLD, _ARENA_MAX = -3, -8  # M_MMAP_THRESHOLD and M_ARENA_MAX of glibc's malloc.h
-
 _PAGE_OUT = 21  # MADV_PAGEOUT of Linux 5.4's mman.h
 
 # What can change a score or a speed; the rest of the environment is in the lock file of whoever wants it.

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -103,12 +103,9 @@ def _cosines(vectors: np.ndarray) -> np.ndarray:
 class _Stack:
     """The layers of a backbone, some of which are left out."""
 
-    def __init__(self, backbone: nn.Module, pooling: str, precision: Any) -> None:
-        self._student, self._pool, self._precision = (
-            StudentModel(backbone, pooling=pooling),
-            POOLINGS[pooling],
-            precision,
-        )
+    def __init__(self, backbone: nn.Module, pooling: str, precision: Literal["fp32", "bf16"]) -> None:
+        self._student, self._precision = StudentModel(backbone, pooling=pooling), precision
+        self._pool = POOLINGS[pooling]
         self._stack = backbones.layers(backbone)
         self._layers: list[nn.Module] = list(self._stack)
         self._parts = [set(layer.state_dict()) for layer in self._layers]
