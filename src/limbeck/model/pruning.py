@@ -104,8 +104,8 @@ class _Stack:
     """The layers of a backbone, some of which are left out."""
 
     def __init__(self, backbone: nn.Module, pooling: str, precision: Literal["fp32", "bf16"]) -> None:
-        self._student, self._precision = StudentModel(backbone, pooling=pooling), precision
-        self._pool = POOLINGS[pooling]
+        self._student, self._pool = StudentModel(backbone, pooling=pooling), POOLINGS[pooling]
+        self._precision: Literal["fp32", "bf16"] = precision
         self._stack = backbones.layers(backbone)
         self._layers: list[nn.Module] = list(self._stack)
         self._parts = [set(layer.state_dict()) for layer in self._layers]
