@@ -85,6 +85,8 @@ def compare(recipe: Recipe, args: argparse.Namespace) -> None:
     assert recipe.student.pruned is not None
     own = recipe.student.pruned.layers
     choices = dict.fromkeys([*([] if isinstance(own, int) else [",".join(map(str, own))]), *args.layers])
+    if not choices:
+        raise SystemExit("the recipe names no layers to score: name some with --layers")
     with tempfile.TemporaryDirectory() as made:
         models = [
             str(saved(recipe, layers, rotary, Path(made)))

@@ -163,6 +163,11 @@ class ExampleTable(Sequence[Example]):
         return self._table.column("score").to_numpy()
 
 
+def evenly(texts: Sequence[str], count: int) -> list[str]:
+    """So many of the texts, evenly spaced; all of them where they are fewer."""
+    return [texts[int(i)] for i in np.linspace(0, len(texts) - 1, min(count, len(texts)))]
+
+
 @dataclass(frozen=True)
 class Split:
     """The two halves of a source, which share no text, nor do those of any two sources of one folder."""

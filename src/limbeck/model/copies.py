@@ -9,6 +9,7 @@ from threading import Lock
 from typing import Any, Literal
 
 import torch
+from torch import nn
 
 from limbeck.errors import ConfigError
 from limbeck.model import passes
@@ -62,9 +63,9 @@ class MergedCopies:
         self.place, self._pooling = place, pooling
         self.base = self._ready(base)
         self.adapters = {task: _on(place.device, adapter) for task, adapter in adapters.items()}
-        self.hold = hold or max(1, HELD_BYTES // max(1, self._copy_bytes()))
         # matrices that autocast would convert for every call; another backend converts what it is given itself
         self._halves = place.compute == "bf16" and place.backend == "torch"
+        self.hold = hold or max(1, HELD_BYTES // max(1, self._copy_bytes()))
         self._half_base: StudentModel | None = None
         self.held: OrderedDict[Shares, StudentModel] = OrderedDict()  # the one used last is last
         self._merging = Lock()  # a copy is made once, whoever asks
@@ -127,8 +128,11 @@ class MergedCopies:
         return student
 
     def _copy_bytes(self) -> int:
-        """What one merged copy costs at most."""
+        """What one merged copy costs."""
         backbone: Any = self.base.backbone
+        if self._halves:  # all linear layers, those too that no adapter changes
+            linears = (m for m in backbone.modules() if isinstance(m, nn.Linear))
+            return sum(2 * p.numel() for linear in linears for p in linear.parameters(recurse=False))
         changed = {name for adapter in self.adapters.values() for name in adapter.factors}
         weights = [backbone.get_submodule(name).weight for name in changed]
         return sum(w.numel() * w.element_size() for w in weights)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -15,8 +14,7 @@ import torch
 from limbeck import compress
 from limbeck.compress import Precision
 from limbeck.errors import ConfigError, ModelError, TextError
-from limbeck.files import sha256_file
-from limbeck.model import passes, rope
+from limbeck.model import fingerprints, passes, rope
 from limbeck.model import runtime as runtimes
 from limbeck.model.adapters import Adapter
 from limbeck.model.bundle import ADAPTERS, PROJECTION, BundleSpec
@@ -167,7 +165,9 @@ class Encoder:
         if not self.tasks:
             return self._base_digest
         router = [] if self.router is None else [str(self.router.tasks), self.router.weight, self.router.bias]
-        return _digest(self._base_digest, *(part for item in self._adapter_digests.items() for part in item), *router)
+        return fingerprints.of_parts(
+            self._base_digest, *(part for item in self._adapter_digests.items() for part in item), *router
+        )
 
     def fingerprint_of(
         self, task: str | Mapping[str, float] | None, *, space: Space = "student", dim: int | None = None
@@ -179,35 +179,22 @@ class Encoder:
         if space == "teacher":
             task = "retrieval" if task == "auto" else task  # which is what it means for queries
             head = self._projection_of(self._choice.shares(task)).head(dim or self.dim).state_dict()
-            return _digest(self.fingerprint_of(task), *(part for item in head.items() for part in item))
+            return fingerprints.of_parts(self.fingerprint_of(task), *(part for item in head.items() for part in item))
         if task == "auto":
             return self.fingerprint
         return self._digest_of(self._choice.shares(task))
 
     def _digest_of(self, shares: Shares) -> str:
         parts = [part for name, share in shares for part in (self._adapter_digests[name], str(share))]
-        return _digest(self._base_digest, *parts) if parts else self._base_digest
+        return fingerprints.of_parts(self._base_digest, *parts) if parts else self._base_digest
 
     @cached_property
     def _base_digest(self) -> str:
-        known = self.spec.model_dump_json(include={"pooling", "max_tokens", "prompts"})
-        if self.folder is not None:
-            weights = sorted(self.folder.glob("model*.safetensors"))  # several where they are large
-            files = (self.folder / "config.json", *weights, self.folder / "tokenizer.json")
-            return _digest(known, *([self._altered] if self._altered else []), *map(sha256_file, files))
-        backbone: Any = self.model.backbone
-        named = [part for item in backbone.state_dict().items() for part in item]
-        return _digest(known, backbone.config.to_json_string(), *named, self.tokenizer.hf.backend_tokenizer.to_str())
+        return fingerprints.of_base(self.model, self.tokenizer, self.spec, self.folder, self._altered)
 
     @cached_property
     def _adapter_digests(self) -> dict[str, str]:
-        return {
-            task: _digest(
-                f"{adapter.alpha / adapter.rank}",
-                *(part for name, factors in sorted(adapter.factors.items()) for part in (name, *factors)),
-            )
-            for task, adapter in self._copies.adapters.items()
-        }
+        return {task: fingerprints.of_adapter(adapter) for task, adapter in self._copies.adapters.items()}
 
     def encode(
         self,
@@ -461,13 +448,3 @@ class Encoder:
             vectors, cut = passes.unit_vectors(student, self.tokenizer, texts, spans, settings, self.device, forward)
         self.truncated += cut
         return vectors
-
-
-def _digest(*parts: str | torch.Tensor) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        if isinstance(part, torch.Tensor):
-            digest.update(part.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-        else:
-            digest.update(part.encode())
-    return digest.hexdigest()[:16]

@@ -161,5 +161,5 @@ HitT = TypeVar("HitT", bound=_Hit)
 
 
 def best(hits: Iterable[HitT], limit: int) -> list[HitT]:
-    """The first hits, best first, equal scores by id: Qdrant's own order of these differs from search to search."""
+    """The first hits, best first, equal scores by id: Qdrant's own order of these differs from process to process."""
     return sorted(hits, key=lambda hit: (-hit.score, str(hit.id)))[:limit]

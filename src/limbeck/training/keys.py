@@ -28,7 +28,8 @@ def stage_key(run: Pipeline, name: str) -> str:
         return digest("teach", run.prepared.fingerprint, run.teacher.fingerprint, asked, *_further(run))
     if name == "prune":
         asked = recipe.student.model_dump(mode="json", exclude={"rope": _INFERENCE})
-        return digest("prune", run.prepared.fingerprint, run.teacher.fingerprint, asked, recipe.seed)
+        how = [recipe.seed, recipe.distill.precision]
+        return digest("prune", run.prepared.fingerprint, run.teacher.fingerprint, asked, how)
     if name == "distill":
         # teachers are in the key of their vectors; where these are stored and how they were fetched changes nothing
         left_out = {"distill": _SILENT, "student": {"rope": _INFERENCE}}

@@ -26,7 +26,6 @@ from limbeck.data.tables import ExampleTable, Split
 from limbeck.errors import ConfigError
 from limbeck.evaluation import heldout
 from limbeck.evaluation.tasks import heldout_tasks
-from limbeck.files import atomic_write
 from limbeck.model import backbone as backbones
 from limbeck.model.adapters import Adapter as LoraAdapter
 from limbeck.model.bundle import PROJECTION, ROUTER, BundleSpec, TeacherNote, save_bundle
@@ -46,7 +45,7 @@ from limbeck.training.measure import evaluate, report
 from limbeck.training.prune import choose_student_layers, with_chosen_layers
 from limbeck.training.ranks import Ranks
 from limbeck.training.stage_1 import distill_base, extend_base
-from limbeck.training.stage_2 import train_adapter
+from limbeck.training.stage_2 import train_adapter, train_router
 from limbeck.training.stages import Stage, chooses_layers, stages_of
 from limbeck.training.static import distill_static
 from limbeck.training.task_sources import parts_of
@@ -54,8 +53,6 @@ from limbeck.training.tracking import check_trackers
 
 if TYPE_CHECKING:
     from limbeck.scale.crew import Crew
-
-_ROUTER_TEXTS = 1000  # of each source of a task
 
 
 def run(
@@ -327,19 +324,7 @@ class Pipeline:
         return extend_base(self)
 
     def _router(self) -> dict[str, Any]:
-        base = load(self.student_folder)
-        vectors, tasks = [], []
-        for task, block in self.blocks.items():
-            texts = [t for s in block.sources for t in _sample(self.prepared.sources[s.name].train, _ROUTER_TEXTS)]
-            with self.live.status(f"router: encoding texts of {task}"):
-                vectors.append(base.encode(texts, role="document"))
-            tasks += [task] * len(texts)
-        router = Router.fit(np.concatenate(vectors), tasks)
-        folder = self.out / "router"
-        folder.mkdir(parents=True, exist_ok=True)
-        with atomic_write(folder / ROUTER) as temporary:
-            router.save(temporary)
-        return {"texts": len(tasks)}
+        return train_router(self)
 
     def _bundle(self) -> dict[str, Any]:
         recipe = self.recipe
@@ -432,12 +417,6 @@ def _vectors(taught: Taught, rows: np.ndarray) -> np.ndarray:
     if (rows == UNTAUGHT).all():
         return np.zeros((len(rows), taught.settings.dim), np.float32)
     return taught.store.gather(rows)
-
-
-def _sample(table: ExampleTable, count: int) -> list[str]:
-    """So many documents or texts of a table, evenly spaced."""
-    texts = table.texts(table.roles[-1])
-    return [texts[int(i)] for i in np.linspace(0, len(texts) - 1, min(count, len(texts)))]
 
 
 def _facts(body: dict[str, Any]) -> str:

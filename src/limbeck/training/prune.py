@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from limbeck.config import Student
 from limbeck.data.prepare import Prepared
+from limbeck.data.tables import evenly
 from limbeck.errors import TrainingError
 from limbeck.model import backbone as backbones
 from limbeck.model.prefixes import prefix
@@ -49,8 +48,4 @@ def sample(prepared: Prepared, count: int) -> list[str]:
     """Training texts, as many of each role of each source, evenly spaced, with what stands in front of them."""
     columns = [(split.train.texts(role), role) for split in prepared.sources.values() for role in split.train.roles]
     each = max(1, count // len(columns))
-    return [
-        prefix(ROLE_PREFIX[role]) + texts[int(i)]
-        for texts, role in columns
-        for i in np.linspace(0, len(texts) - 1, min(each, len(texts)))
-    ]
+    return [prefix(ROLE_PREFIX[role]) + text for texts, role in columns for text in evenly(texts, each)]

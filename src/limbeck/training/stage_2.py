@@ -1,4 +1,4 @@
-"""Stage 2 within a run: one adapter, from its sources to the checkpoint that is kept."""
+"""Stage 2 within a run: an adapter, from its sources to the checkpoint that is kept; the router among adapters."""
 
 from __future__ import annotations
 
@@ -6,13 +6,19 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from limbeck.config import Adapter, Task
+from limbeck.data.tables import evenly
 from limbeck.evaluation.tasks import heldout_tasks
+from limbeck.files import atomic_write
 from limbeck.folders import replaced_folder
 from limbeck.model import rope
 from limbeck.model.adapters import Adapter as LoraAdapter
-from limbeck.model.bundle import PROJECTION
+from limbeck.model.bundle import PROJECTION, ROUTER
+from limbeck.model.loading import load
 from limbeck.model.projection import Projection
+from limbeck.model.router import Router
 from limbeck.model.tokenizer import Tokenizer
 from limbeck.training.adapt import Adapted, adapt
 from limbeck.training.measure import vectors_of
@@ -22,6 +28,8 @@ from limbeck.training.task_sources import task_source
 
 if TYPE_CHECKING:
     from limbeck.training.pipeline import Pipeline
+
+_ROUTER_TEXTS = 1000  # of each source of a task
 
 
 def train_adapter(run: Pipeline, name: str) -> dict[str, Any]:
@@ -48,6 +56,24 @@ def train_adapter(run: Pipeline, name: str) -> dict[str, Any]:
             found.projection.save(temporary / PROJECTION)
     weights = count_weights(base.model, projection)
     return {"steps": block.steps, "tokens": found.tokens, **scores, "counts": counts, "weights": weights}
+
+
+def train_router(run: Pipeline) -> dict[str, Any]:
+    """Learn which adapter suits a text, from texts of each one's sources. Returns the facts of the stage's manifest."""
+    base = load(run.student_folder)
+    vectors, tasks = [], []
+    for task, block in run.blocks.items():
+        tables = [run.prepared.sources[source.name].train for source in block.sources]
+        texts = [text for table in tables for text in evenly(table.texts(table.roles[-1]), _ROUTER_TEXTS)]
+        with run.live.status(f"router: encoding texts of {task}"):
+            vectors.append(base.encode(texts, role="document"))
+        tasks += [task] * len(texts)
+    router = Router.fit(np.concatenate(vectors), tasks)
+    folder = run.out / "router"
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_write(folder / ROUTER) as temporary:
+        router.save(temporary)
+    return {"texts": len(tasks)}
 
 
 def _task_sources(
